@@ -1,0 +1,5 @@
+"""What is read: one data module for every stage."""
+
+from datamodules.skeleton import SkeletonDataModule
+
+__all__ = ["SkeletonDataModule"]

@@ -1,0 +1,183 @@
+"""The prepared clips of one protocol as batches, for every stage."""
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.stream import Key, Shard, Stream
+from skeleton_llm.skeletons import (
+    Augmentation,
+    PreparedDataset,
+    Preprocess,
+    carve_validation,
+    check_published,
+    find_layout,
+    find_protocol,
+)
+from skeleton_llm.skeletons.transforms import interpolate, mirror, place, valid_positions
+
+Batch = dict[str, Tensor]
+
+
+class ClipBatches(Dataset[Batch]):
+    """Rows of a prepared dataset; asked for a list of keys (pass, index) it gives the whole batch at once."""
+
+    def __init__(
+        self,
+        data: PreparedDataset,
+        rows: np.ndarray,
+        preprocess: Preprocess,
+        *,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.data, self.rows, self.preprocess = data, rows, preprocess
+        self.augmentation, self.seed = augmentation, seed
+        self.layout = find_layout(data.info["layout"])
+        self._canonical: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Key) -> Batch:
+        return self.__getitems__([key])
+
+    def __getitems__(self, keys: list[Key]) -> Batch:
+        rows = self.rows[[index for _, index in keys]]
+        offset, length, labels = (torch.from_numpy(self.data.table[c][rows]) for c in ("offset", "length", "label"))
+        draws = None if self.augmentation is None else self.augmentation.draw(self.seed, keys)
+        start = torch.zeros(len(keys)) if draws is None else draws.start
+        share = torch.ones(len(keys)) if draws is None else draws.share
+        position = valid_positions(start, share, length, self.preprocess.frames)
+        joints, present = interpolate(torch.from_numpy(self.data.frames), offset, length, position)
+        shift, rotation = (torch.from_numpy(np.stack(part)) for part in zip(*map(self._frame, rows), strict=True))
+        clean = place(joints, present, shift, rotation)
+        joints = clean
+        if self.augmentation is not None and draws is not None:
+            clean = torch.where(draws.mirrored[:, None, None, None, None], mirror(clean, self.layout), clean)
+            turned = place(clean, present, torch.zeros_like(shift), draws.rotation)
+            joints = self.augmentation.add_noise(turned, draws) * present[..., None, None]
+        return {
+            "joints": joints,
+            "clean": clean,
+            "persons": present.any(1),
+            "labels": labels,
+            "index": torch.from_numpy(rows),
+        }
+
+    def _frame(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The row's canonical frame, computed from the whole clip the first time it is asked for."""
+        if row not in self._canonical:
+            first, frames = self.data.table["offset"][row], self.data.table["length"][row]
+            self._canonical[row] = self.preprocess.canonical(self.data.frames[first : first + frames], self.layout)
+        return self._canonical[row]
+
+
+class SkeletonDataModule(L.LightningDataModule):
+    """Batches of prepared clips: ``joints`` and ``clean`` [B, T, M, V, 3] in metres, ``persons`` [B, M], ``labels`` [B],
+    ``index`` [B] (row of the prepared dataset).
+
+    ``joints`` are augmented in training; ``clean`` is the same part of the clip without rotation, tilt, scale and noise,
+    what a denoising autoencoder shall give back. Outside training the two are equal.
+
+    Args:
+        folder: the prepared dataset, made by ``skeleton-llm prepare``.
+        protocol: who trains and who tests, e.g. ``ntu60_xsub`` or ``nw_ucla_xview``.
+        preprocess: the deterministic part (length, view alignment); stage 2 takes it from the tokenizer.
+        augmentation: random changes of training clips; null for none.
+        batch_size: clips a rank takes per step.
+        val_fraction: share of the training clips held out for validation, whole subjects at a time.
+        seed: of the order, the augmentation and the validation subjects.
+        num_workers: loader processes; 0 reads in the training process, which small datasets do fastest.
+        partial: accept a dataset whose splits are smaller than the published ones.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        protocol: str,
+        preprocess: Preprocess | None = None,
+        augmentation: Augmentation | None = None,
+        batch_size: int = 64,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        num_workers: int = 0,
+        *,
+        partial: bool = False,
+    ) -> None:
+        """Open the dataset and split it, so that a wrong folder ends the run before anything else is built."""
+        super().__init__()
+        self.data = PreparedDataset.open(folder)
+        self.info: dict[str, Any] = self.data.info
+        self.layout: str = self.info["layout"]
+        self.num_persons: int = self.info["num_persons"]
+        self.class_names: list[str] = self.info["class_names"]
+        self.protocol = find_protocol(protocol, self.info["name"])
+        self.preprocess = preprocess or Preprocess()
+        self.augmentation = augmentation
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        train, test = self.protocol.split(self.data.table)
+        if not partial:
+            check_published(self.protocol, len(train), len(test))
+        train, val = carve_validation(self.data.table, train, val_fraction, seed=0)
+        self.rows = {"train": train, "val": val, "test": test}
+
+    def batches(self, split: str, augmentation: Augmentation | None = None) -> ClipBatches:
+        """The clips of ``train``, ``val`` or ``test``."""
+        rows = self.rows[split]
+        return ClipBatches(self.data, rows, self.preprocess, augmentation=augmentation, seed=self.seed)
+
+    def training_sample(self, num_clips: int) -> Batch:
+        """Training clips without augmentation, spread evenly and the same on every rank, as one batch."""
+        size = len(self.rows["train"])
+        index = np.linspace(0, size - 1, min(num_clips, size)).astype(int)
+        return self.batches("train").__getitems__([(-1, int(i)) for i in index])
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The stream of training batches from the step the trainer stands at (counters are restored before this)."""
+        trainer = self.trainer
+        assert trainer is not None
+        stream = Stream(
+            len(self.rows["train"]),
+            self.batch_size,
+            seed=self.seed,
+            start=trainer.fit_loop.epoch_loop.batch_progress.total.processed,
+            horizon=trainer.max_steps * trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        return self._loader(self.batches("train", self.augmentation), stream)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every validation clip once over all ranks."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Every test clip once over all ranks."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test clips."""
+        return self._evaluation("test")
+
+    def _evaluation(self, split: str) -> DataLoader[Batch]:
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self._loader(self.batches(split), Shard(len(self.rows[split]), self.batch_size, rank=rank, world=world))
+
+    def _loader(self, clips: ClipBatches, keys: Stream | Shard) -> DataLoader[Batch]:
+        return DataLoader(
+            clips,
+            batch_sampler=keys,
+            collate_fn=_whole_batch,
+            num_workers=self.num_workers,
+            generator=torch.Generator().manual_seed(0),  # its own, else iter() draws from the global one
+            persistent_workers=False,
+        )
+
+
+def _whole_batch(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,203 @@
+"""From raw clips to network input: centre, align the view, resize, augment; batched, on plain tensors.
+
+B clips, T frames, M persons, V joints, 3 coordinates in metres, +y up.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from skeleton_llm.skeletons.clip import Clip
+from skeleton_llm.skeletons.layouts import Layout, find_layout
+
+_DRAWS = 8  # uniform numbers an item's augmentation takes
+_EPSILON = 1e-6
+
+
+class Draws(NamedTuple):
+    """What an augmentation drew for each clip of a batch; angles in radians."""
+
+    start: Float[Tensor, " B"]
+    share: Float[Tensor, " B"]
+    rotation: Float[Tensor, "B 3 3"]
+    mirrored: Bool[Tensor, " B"]
+    noise_keys: list[list[int]]
+
+
+@dataclass
+class Preprocess:
+    """The deterministic part, stored with the tokenizer so that a raw file meets what training met.
+
+    Args:
+        frames: T, the length that the valid part of a clip is resized to (linear interpolation).
+        align: ``yaw`` turns the body about the vertical so that its mean left-right axis lies along x; ``full`` also
+            sets its spine upright; ``none`` keeps the camera's view.
+    """
+
+    frames: int = 64
+    align: Literal["none", "yaw", "full"] = "yaw"
+
+    def canonical(self, joints: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+        """Shift [3] and rotation [3, 3] that bring a raw clip [T, M, V, 3] to (joints + shift) @ rotation.
+
+        The shift puts the root of the first person in its first valid frame at the origin; it keeps the root's track.
+        """
+        body = joints[:, 0]
+        valid = np.flatnonzero(body.any(axis=(1, 2)))
+        if len(valid) == 0:
+            return np.zeros(3, dtype=np.float32), np.eye(3, dtype=np.float32)
+        body = body[valid]
+        rotation = np.eye(3)
+        if self.align != "none":
+            across = body[:, layout.left_hip] - body[:, layout.right_hip]
+            across = (across + body[:, layout.left_shoulder] - body[:, layout.right_shoulder]).mean(axis=0)
+            if self.align == "full":
+                rotation = _upright((body[:, layout.chest] - body[:, layout.root]).mean(axis=0))
+                across = across @ rotation
+            rotation = rotation @ _facing(across)
+        return -body[0, layout.root].astype(np.float32), rotation.astype(np.float32)
+
+    def apply(self, clip: Clip) -> tuple[Tensor, Tensor]:
+        """One clip as a batch of one: joints [1, T, M, V, 3] float32 and persons [1, M] bool (who is there at all)."""
+        shift, rotation = self.canonical(clip.joints, find_layout(clip.layout))
+        frames = torch.from_numpy(np.ascontiguousarray(clip.joints, dtype=np.float32))
+        length = torch.tensor([len(frames)])
+        position = valid_positions(torch.zeros(1), torch.ones(1), length, self.frames)
+        joints, present = interpolate(frames, torch.zeros(1, dtype=torch.long), length, position)
+        joints = place(joints, present, torch.from_numpy(shift)[None], torch.from_numpy(rotation)[None])
+        return joints, present.any(1)
+
+
+@dataclass
+class Augmentation:
+    """Random changes of a training clip, drawn per (seed, pass, index).
+
+    Args:
+        rotation: largest turn about the vertical, radians.
+        tilt: largest turn about each horizontal axis, radians.
+        scale: largest relative change of size.
+        crop: smallest share of the clip's length that a random temporal crop keeps; 1 keeps all.
+        noise: deviation of Gaussian noise on every coordinate, metres.
+        mirror: probability of exchanging left and right; only where no class depends on the side.
+    """
+
+    rotation: float = 0.2
+    tilt: float = 0.1
+    scale: float = 0.05
+    crop: float = 0.8
+    noise: float = 0.0
+    mirror: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that make no sense."""
+        if not 0 < self.crop <= 1:
+            raise ValueError(f"augmentation.crop is a share of the clip in (0, 1], got {self.crop}")
+        if not 0 <= self.mirror <= 1:
+            raise ValueError(f"augmentation.mirror is a probability, got {self.mirror}")
+        for name in ("rotation", "tilt", "scale", "noise"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"augmentation.{name} must not be negative, got {getattr(self, name)}")
+
+    def draw(self, seed: int, keys: list[tuple[int, int]]) -> Draws:
+        """Draw for each (pass, index) of ``keys``; the same key draws the same, in whatever batch or worker."""
+        uniform = torch.empty(len(keys), _DRAWS)
+        for row, (turn, index) in enumerate(keys):
+            bits = np.random.Philox(key=[seed & (2**64 - 1), (turn << 32) | index])
+            uniform[row] = torch.from_numpy(np.random.Generator(bits).random(_DRAWS, dtype=np.float32))
+        share = self.crop + (1 - self.crop) * uniform[:, 0]
+        angles = (2 * uniform[:, 2:5] - 1) * torch.tensor([self.tilt, self.rotation, self.tilt])
+        size = 1 + (2 * uniform[:, 5] - 1) * self.scale
+        return Draws(
+            start=uniform[:, 1] * (1 - share),
+            share=share,
+            rotation=_rotations(angles) * size[:, None, None],
+            mirrored=uniform[:, 6] < self.mirror,
+            noise_keys=[[~seed & (2**64 - 1), (turn << 32) | index] for turn, index in keys],
+        )
+
+    def add_noise(self, joints: Tensor, draws: Draws) -> Tensor:
+        """Gaussian noise on the clips [B, T, M, V, 3], from each item's own seed."""
+        if self.noise == 0:
+            return joints
+        shape = joints.shape[1:]
+        noise = [
+            torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, np.float32))
+            for key in draws.noise_keys
+        ]
+        return joints + self.noise * torch.stack(noise)
+
+
+def valid_positions(
+    start: Float[Tensor, " B"], share: Float[Tensor, " B"], length: Int[Tensor, " B"], frames: int
+) -> Float[Tensor, "B T"]:
+    """Fractional frame numbers of ``frames`` even steps over a part of each clip; one frame repeats."""
+    steps = torch.linspace(0, 1, frames)
+    return (start[:, None] + share[:, None] * steps) * (length[:, None] - 1).clamp_min(0)
+
+
+def interpolate(
+    frames: Tensor, offset: Int[Tensor, " B"], length: Int[Tensor, " B"], position: Float[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B T M V 3"], Bool[Tensor, "B T M"]]:
+    """Linear interpolation of clips that lie end to end in ``frames`` [sum T, M, V, 3], and who is present when.
+
+    A person seen in only one of the two neighbouring frames stays where that frame has it; absent ones are zero.
+    """
+    before = torch.minimum(position.floor().long(), length[:, None] - 1)
+    after = torch.minimum(before + 1, length[:, None] - 1)
+    weight = (position - before)[..., None, None, None]
+    first, second = frames[offset[:, None] + before], frames[offset[:, None] + after]
+    seen_first, seen_second = (x.flatten(3).ne(0).any(-1)[..., None, None] for x in (first, second))
+    first, second = torch.where(seen_first, first, second), torch.where(seen_second, second, first)
+    return first + weight * (second - first), (seen_first | seen_second)[..., 0, 0]
+
+
+def place(
+    joints: Float[Tensor, "B T M V 3"],
+    present: Bool[Tensor, "B T M"],
+    shift: Float[Tensor, "B 3"],
+    rotation: Float[Tensor, "B 3 3"],
+) -> Float[Tensor, "B T M V 3"]:
+    """(joints + shift) @ rotation for each clip; absent persons stay zero."""
+    moved = (joints + shift[:, None, None, None]) @ rotation[:, None, None]
+    return moved * present[..., None, None]
+
+
+def mirror(joints: Tensor, layout: Layout) -> Tensor:
+    """Exchange left and right of aligned joints [..., V, 3]: x changes sign, the sides change names."""
+    return joints[..., list(layout.mirror), :] * torch.tensor([-1.0, 1.0, 1.0])
+
+
+def _facing(across: np.ndarray) -> np.ndarray:
+    """The turn about +y (row vectors times it) that brings the left-right direction ``across`` onto +x."""
+    length = float(np.hypot(across[0], across[2]))
+    if length < _EPSILON:
+        return np.eye(3)
+    cos, sin = across[0] / length, across[2] / length
+    return np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+
+
+def _upright(spine: np.ndarray) -> np.ndarray:
+    """The smallest rotation (row vectors times it) that brings ``spine`` onto +y (Rodrigues)."""
+    length = float(np.linalg.norm(spine))
+    if length < _EPSILON:
+        return np.eye(3)
+    up = spine / length
+    axis = np.cross(up, [0.0, 1.0, 0.0])
+    if up[1] < -1 + _EPSILON:
+        return np.diag([1.0, -1.0, -1.0])
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    return (np.eye(3) + cross + cross @ cross / (1 + up[1])).T
+
+
+def _rotations(angles: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:
+    """Rotation matrices about x, z and then y (row vectors times them) by ``angles`` (x, y, z)."""
+    x, y, z = angles.unbind(-1)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    about_x = torch.stack([one, zero, zero, zero, x.cos(), x.sin(), zero, -x.sin(), x.cos()], -1).view(-1, 3, 3)
+    about_y = torch.stack([y.cos(), zero, -y.sin(), zero, one, zero, y.sin(), zero, y.cos()], -1).view(-1, 3, 3)
+    about_z = torch.stack([z.cos(), z.sin(), zero, -z.sin(), z.cos(), zero, zero, zero, one], -1).view(-1, 3, 3)
+    return about_x @ about_z @ about_y
