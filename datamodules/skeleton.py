@@ -78,11 +78,13 @@ class ClipBatches(Dataset[Batch]):
 
 
 class SkeletonDataModule(L.LightningDataModule):
-    """Batches of prepared clips: ``joints`` and ``clean`` [B, T, M, V, 3] in metres, ``persons`` [B, M], ``labels`` [B],
-    ``index`` [B] (row of the prepared dataset).
+    """Batches of prepared clips.
 
-    ``joints`` are augmented in training; ``clean`` is the same part of the clip without rotation, tilt, scale and noise,
-    what a denoising autoencoder shall give back. Outside training the two are equal.
+    Each is a dict: ``joints`` and ``clean`` [B, T, M, V, 3] in metres, ``persons`` [B, M], ``labels`` [B], ``index``
+    [B] (row of the prepared dataset).
+
+    ``joints`` are augmented in training; ``clean`` is the same part of the clip without rotation, tilt, scale and
+    noise, which a denoising autoencoder shall give back. Outside training the two are equal.
 
     Args:
         folder: the prepared dataset, made by ``skeleton-llm prepare``.

@@ -56,7 +56,7 @@ class Shard(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Batches of this rank."""
-        return -(-len(self.indices) // self.batch_size)
+        return (len(self.indices) + self.batch_size - 1) // self.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the keys of each batch."""

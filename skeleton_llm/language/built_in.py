@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -107,7 +108,7 @@ def pack(texts: list[str], tokenizer: PreTrainedTokenizerFast, row: int) -> Tens
 
 @torch.no_grad()
 def perplexity(model: nn.Module, rows: Tensor) -> float:
-    """exp of the mean next-token cross entropy over ``rows`` [rows, row]."""
+    """Exp of the mean next-token cross entropy over ``rows`` [rows, row]."""
     model.eval()
     losses = [model(input_ids=part, labels=part).loss.item() * len(part) for part in rows.split(16)]
     return math.exp(sum(losses) / len(rows))
@@ -139,10 +140,12 @@ def pretrain(model: nn.Module, rows: Tensor, recipe: Recipe) -> None:
         optimizer.step()
         scheduler.step()
         if step % 50 == 0 or step == recipe.steps - 1:
-            sys.stderr.write(f"step {step} of {recipe.steps}: loss {loss.item():.3f}, {time.monotonic() - begin:.0f} s\n")
+            sys.stderr.write(
+                f"step {step} of {recipe.steps}: loss {loss.item():.3f}, {time.monotonic() - begin:.0f} s\n"
+            )
 
 
-def sample(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompt: str, **options: object) -> str:
+def sample(model: Any, tokenizer: PreTrainedTokenizerFast, prompt: str, **options: object) -> str:
     """A continuation of ``prompt``; greedy unless ``options`` ask ``generate`` for something else."""
     ids = torch.tensor([[1, *tokenizer(prompt, add_special_tokens=False)["input_ids"]]])
     settings = {"do_sample": False, "max_new_tokens": 24, **options}
@@ -165,14 +168,14 @@ def build(wordnet: Path, out: Path, recipe: Recipe) -> dict[str, float]:
     report = {"train_tokens": float(rows.numel()), "untrained": perplexity(model, held_rows)}
     sys.stderr.write(f"{len(texts)} documents, {rows.numel()} tokens; {held_rows.numel()} held out\n")
     pretrain(model, rows, recipe)
-    model = model.to(torch.float16)  # stored so; 2.6 MB
+    model.half()  # stored so: 2.6 MB
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    model = model.to(torch.float32)
+    model.float()
     report["trained"] = perplexity(model, held_rows)
     report["parameters"] = float(sum(p.numel() for p in model.parameters()))
-    report["embedding_rms_norm"] = model.get_input_embeddings().weight.float().square().sum(-1).mean().sqrt().item()
+    report["embedding_rms_norm"] = model.lm_head.weight.float().square().sum(-1).mean().sqrt().item()
     return report
 
 

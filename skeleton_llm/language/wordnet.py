@@ -1,5 +1,6 @@
 """WordNet's data files (wndb(5WN)) as plain English documents for the built-in language model."""
 
+import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ def _parse(line: str, kind: str) -> Synset:
     words = tuple(fields[4 + 2 * i].split("(")[0].replace("_", " ").lower() for i in range(count))
     pointers = fields[5 + 2 * count :]
     hypernym = next(
-        (target for mark, target in zip(pointers, pointers[1:], strict=False) if mark == _HYPERNYM and len(target) == 8),
+        (target for mark, target in itertools.pairwise(pointers) if mark == _HYPERNYM and len(target) == 8),
         None,
     )
     gloss, *quoted = text.strip().split('"')

@@ -28,9 +28,7 @@ class Layout:
     @property
     def mirror(self) -> tuple[int, ...]:
         """For each joint the index of the joint on the body's other side (itself on the middle line)."""
-        swapped = [
-            name.replace("left", "*").replace("right", "left").replace("*", "right") for name in self.joints
-        ]
+        swapped = [name.replace("left", "*").replace("right", "left").replace("*", "right") for name in self.joints]
         return tuple(self.joints.index(name) for name in swapped)
 
 

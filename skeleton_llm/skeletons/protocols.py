@@ -75,9 +75,7 @@ def check_published(protocol: Protocol, train: int, test: int) -> None:
         )
 
 
-def carve_validation(
-    table: Table, train: np.ndarray, fraction: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+def carve_validation(table: Table, train: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Whole subjects taken out of the training rows until they hold at least ``fraction`` of them.
 
     Returns:

@@ -38,7 +38,7 @@ def write_dataset(
 ) -> dict[str, Any]:
     """Write ``clips`` as a prepared dataset and return its description (``dataset.json``).
 
-    The files are written into a temporary sibling and renamed, so ``folder`` is whole or absent; an old one is replaced.
+    Written into a temporary sibling and renamed, so ``folder`` is whole or absent; an old one is replaced.
 
     Raises:
         ValueError: no clip at all, or a clip of another layout, with too many persons, or with an unknown class.

@@ -25,7 +25,7 @@ class Draws(NamedTuple):
     share: Float[Tensor, " B"]
     rotation: Float[Tensor, "B 3 3"]
     mirrored: Bool[Tensor, " B"]
-    noise_keys: list[list[int]]
+    noise_keys: list[np.ndarray]
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Augmentation:
         """Draw for each (pass, index) of ``keys``; the same key draws the same, in whatever batch or worker."""
         uniform = torch.empty(len(keys), _DRAWS)
         for row, (turn, index) in enumerate(keys):
-            bits = np.random.Philox(key=[seed & (2**64 - 1), (turn << 32) | index])
+            bits = np.random.Philox(key=np.array([seed, (turn << 32) | index], dtype=np.uint64))
             uniform[row] = torch.from_numpy(np.random.Generator(bits).random(_DRAWS, dtype=np.float32))
         share = self.crop + (1 - self.crop) * uniform[:, 0]
         angles = (2 * uniform[:, 2:5] - 1) * torch.tensor([self.tilt, self.rotation, self.tilt])
@@ -116,7 +116,7 @@ class Augmentation:
             share=share,
             rotation=_rotations(angles) * size[:, None, None],
             mirrored=uniform[:, 6] < self.mirror,
-            noise_keys=[[~seed & (2**64 - 1), (turn << 32) | index] for turn, index in keys],
+            noise_keys=[np.array([seed + 2**63, (turn << 32) | index], dtype=np.uint64) for turn, index in keys],
         )
 
     def add_noise(self, joints: Tensor, draws: Draws) -> Tensor:

@@ -41,7 +41,8 @@ class _Lines:
     def next(self, expected: str) -> bytes:
         if self.number >= len(self.lines) or not self.lines[self.number].strip():
             raise ValueError(
-                f"{self.path} line {self.number + 1}: expected {expected}, found the end (truncated file?); fetch it again"
+                f"{self.path} line {self.number + 1}: expected {expected}, found the end (truncated file?);"
+                " fetch it again"
             )
         self.number += 1
         return self.lines[self.number - 1]

@@ -45,7 +45,9 @@ def read_nw_ucla(path: Path | str) -> Clip:
         return Clip(joints[:, None], KINECT20.name, source=str(path))
     action, subject, replication, view = (int(group) for group in match.groups())
     if action not in _CLASSES:
-        raise ValueError(f"{path}: unknown class a{action:02d}; NW-UCLA has the actions {', '.join(map(str, _CLASSES))}")
+        raise ValueError(
+            f"{path}: unknown class a{action:02d}; NW-UCLA has the actions {', '.join(map(str, _CLASSES))}"
+        )
     label = list(_CLASSES).index(action)
     if data.get("label", label + 1) not in (label + 1, action):
         raise ValueError(f"{path}: its name says class {label + 1}, its label {data['label']}; one of them is wrong")

@@ -1,0 +1,79 @@
+# Every target is a thin line over the skeleton-llm command and can be repeated.
+DATA ?= synthetic
+LLM ?= built-in
+RUN ?= demo
+SEED ?= 0
+CONFIG ?=
+ARGS ?=
+RAW ?=
+PYTHON ?= python3
+TORCH ?=
+
+BIN := .venv/bin
+CLI := $(BIN)/skeleton-llm
+SETUP := .venv/.ready
+# nw_ucla, ntu60_xsub, ...: the overlay in configs/data; its dataset is the name without the protocol
+DATASET := $(firstword $(subst _x, ,$(DATA)))
+RUN_DIR := runs/$(RUN)
+OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c)) --seed_everything $(SEED)
+MODEL = --model.init_args.llm.name $(LLM)
+
+.PHONY: help setup demo prepare stage1 stage2 probe test test-slow lint bench tensorboard builtin-llm
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@echo "variables: DATA=$(DATA) LLM=$(LLM) RUN=$(RUN) SEED=$(SEED) CONFIG=more.yaml ARGS=\"--trainer.max_steps=500\" RAW=folder"
+
+setup: $(SETUP) ## install everything into .venv (done by the other targets)
+$(SETUP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH) torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+data/synthetic: | $(SETUP)
+	$(CLI) prepare synthetic
+
+prepare: $(SETUP) ## raw files to a prepared dataset: DATA=nw_ucla RAW=folder
+	$(CLI) prepare $(DATASET) $(if $(RAW),--raw $(RAW)) $(ARGS)
+
+stage1: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## train the action tokenizer
+	$(CLI) fit --config configs/stage1.yaml $(OVERLAYS) $(MODEL) --trainer.default_root_dir $(RUN_DIR)/stage1 $(ARGS)
+
+stage2: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## tune the language model on action sentences
+	$(CLI) fit --config configs/stage2.yaml $(OVERLAYS) $(MODEL) --trainer.default_root_dir $(RUN_DIR)/stage2 \
+	  --model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer $(ARGS)
+
+SOURCE ?= skeleton
+probe: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## a plain classifier: SOURCE=skeleton, latents or sentences
+	$(CLI) fit --config configs/probe.yaml $(OVERLAYS) --trainer.default_root_dir $(RUN_DIR)/probe-$(SOURCE) \
+	  --model.init_args.source $(SOURCE) $(if $(filter-out skeleton,$(SOURCE)),--model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer) $(ARGS)
+
+demo: $(SETUP) ## both stages on the built-in data, then the name of one clip with its GIF
+	$(MAKE) stage1 stage2 RUN=$(RUN)
+	$(BIN)/python -m skeleton_llm.skeletons.synthetic $(RUN_DIR)/clip.npy
+	$(CLI) recognize $(RUN_DIR)/clip.npy --model $(RUN_DIR)/stage2/recognizer --gif $(RUN_DIR)/clip.gif
+	@echo "the moving skeleton: $(RUN_DIR)/clip.gif"
+
+test: $(SETUP) ## the tests, minutes
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(SETUP) ## the long tests
+	$(BIN)/python -m pytest -m slow --timeout=1500 $(ARGS)
+
+lint: $(SETUP) ## format, lint, types, import directions, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell README.md docs configs skeleton_llm lightning_modules datamodules callbacks tests --skip "*.json,*.safetensors,*.tsv"
+
+bench: $(SETUP) ## performance as ratios to named peers
+	$(BIN)/python -m benchmarks.nearest
+	$(BIN)/python -m benchmarks.stage1_step
+
+tensorboard: $(SETUP) ## watch the runs
+	$(BIN)/tensorboard --logdir runs
+
+builtin-llm: $(SETUP) ## pretrain the built-in language model again (needs Debian's wordnet-base)
+	$(BIN)/python -m skeleton_llm.language.built_in $(ARGS)

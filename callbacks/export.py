@@ -1,0 +1,20 @@
+"""The stage's product, written when training is over."""
+
+from pathlib import Path
+
+import lightning as L
+
+
+class Export(L.Callback):
+    """Ask the module to write its product into ``folder`` (under the run's) at the end of training.
+
+    Args:
+        folder: name of the product's folder.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            pl_module.export(Path(trainer.default_root_dir) / self.folder)  # type: ignore[operator]

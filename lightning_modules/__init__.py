@@ -1,0 +1,8 @@
+"""What is trained, one file a stage."""
+
+from lightning_modules.llm_recognizer import LitLLMRecognizer
+from lightning_modules.optimization import Optimization
+from lightning_modules.skeleton_classifier import LitSkeletonClassifier
+from lightning_modules.vqvae import LitVQVAE
+
+__all__ = ["LitLLMRecognizer", "LitSkeletonClassifier", "LitVQVAE", "Optimization"]

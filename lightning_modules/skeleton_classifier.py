@@ -1,0 +1,107 @@
+"""A plain classifier on skeletons, latents or action sentences: the measure of what each step of the pipeline loses."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_modules.optimization import Optimization
+from skeleton_llm.networks import ActionTokenizer, SkeletonFeatures, TemporalClassifier
+
+
+class LitSkeletonClassifier(L.LightningModule):
+    """Train a temporal convolution to tell the classes apart.
+
+    Args:
+        layout: skeleton layout, from the data.
+        num_persons: persons a clip has channels for, from the data.
+        class_names: the actions, from the data.
+        source: what it sees: ``skeleton``, the tokenizer's ``latents``, or its ``sentences`` (as code vectors).
+        tokenizer: folder of the action tokenizer; only the skeleton source does without.
+        width: channels of the convolutions.
+        depth: residual blocks a resolution.
+        dropout: of the pooled features.
+        optimization: optimiser and schedule.
+    """
+
+    def __init__(
+        self,
+        layout: str,
+        num_persons: int,
+        class_names: list[str],
+        source: Literal["skeleton", "latents", "sentences"] = "skeleton",
+        tokenizer: str | None = None,
+        width: int = 128,
+        depth: int = 2,
+        dropout: float = 0.5,
+        optimization: Optimization | None = None,
+    ) -> None:
+        """Build the network for its source."""
+        super().__init__()
+        self.optimization, self.source = optimization or Optimization(), source
+        self.tokenizer: ActionTokenizer | None = None
+        if source == "skeleton":
+            self.features = SkeletonFeatures(layout, num_persons)
+            channels, downsamples = self.features.num_channels, 2
+        elif tokenizer is None:
+            raise ValueError(f"model.source {source} reads a tokenizer's output; set model.tokenizer to its folder")
+        else:
+            self.tokenizer = ActionTokenizer.from_pretrained(tokenizer)
+            self.group = self.tokenizer.vqvae.config.tokens_per_step
+            channels, downsamples = self.tokenizer.dim * self.group, 0
+        self.network = TemporalClassifier(
+            channels, len(class_names), width=width, depth=depth, downsamples=downsamples, dropout=dropout
+        )
+        self.accuracy = nn.ModuleDict(
+            {split: MulticlassAccuracy(len(class_names), average="micro") for split in ("val", "test")}
+        )
+
+    def setup(self, stage: str) -> None:
+        if self.tokenizer is not None:
+            self.trainer.datamodule.preprocess = self.tokenizer.preprocess  # type: ignore[attr-defined]
+
+    def on_fit_start(self) -> None:
+        if self.source == "skeleton" and not self.features.fitted:
+            sample = self.trainer.datamodule.training_sample(1024)  # type: ignore[attr-defined]
+            self.features.fit(sample["joints"].to(self.device), sample["persons"].to(self.device))
+
+    def configure_optimizers(self) -> Any:
+        return self.optimization.build(self.network.parameters(), self.trainer.max_steps)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        """Logits [B, C]."""
+        if self.tokenizer is None:
+            return self.network(self.features(batch["joints"], batch["persons"]))  # type: ignore[no-any-return]
+        with torch.no_grad():
+            if self.source == "latents":
+                seen = self.tokenizer.latents(batch["joints"], batch["persons"])
+            else:
+                seen, _ = self.tokenizer.embed(batch["joints"], batch["persons"])
+        steps = seen.unflatten(1, (-1, self.group)).flatten(2) * self.tokenizer.dim**0.5  # channels of deviation 1
+        return self.network(steps)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = F.cross_entropy(self(batch).float(), batch["labels"], label_smoothing=0.1)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        return self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
+        logits = self(batch)
+        self.accuracy[split](logits, batch["labels"])
+        self.log(f"{split}/top1", self.accuracy[split], prog_bar=True)
+        return {"predictions": logits.argmax(-1), "labels": batch["labels"]}
+
+    def export(self, folder: Path) -> None:
+        """Keep the weights."""
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(self.state_dict(), folder / "classifier.pt")

@@ -1,0 +1,172 @@
+"""Train and test by LightningCLI in subclass mode: YAML names the classes, the command resumes what was interrupted."""
+
+import argparse
+import json
+import logging
+import re
+import sys
+import warnings
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+_NOISE = re.compile(r"Union subtypes|Subtypes:|Errors:|NoneType|Given value|NestedArg|^\s*$|^\s*- Expected")
+_LINKS = ("class_names", "layout", "num_persons")
+
+
+class Finished(Exception):  # noqa: N818  (no error)
+    """The run folder holds the results already."""
+
+
+class SkeletonCLI(LightningCLI):
+    """LightningCLI with the data's facts linked to the model, one run folder a stage, resume without asking."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name in _LINKS:  # left out by jsonargparse where the model has no such argument
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's hyper-parameters override the command line; the config rules here."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder of this stage."""
+        return Path(self.config[self.subcommand]["trainer"]["default_root_dir"] or "runs/unnamed")
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        config["trainer"]["default_root_dir"] = str(self.folder)
+        if self.subcommand != "fit":
+            return
+        if (self.folder / "results.json").is_file():
+            raise Finished(summary(self.folder))
+        newest = newest_checkpoint(self.folder / "checkpoints")
+        if newest is None or config["ckpt_path"] is not None:
+            return
+        self._refuse_changes()
+        config["ckpt_path"] = str(newest)
+        print(f"going on from {newest}", file=sys.stderr)
+
+    def _refuse_changes(self) -> None:
+        """Compare with the config that the interrupted run began with."""
+        known = self.folder / "config.yaml"
+        if not known.is_file():
+            return
+        parser = self._parser(self.subcommand)
+        now = _flat(yaml.safe_load(parser.dump(self.config[self.subcommand], skip_validation=True)))
+        then = _flat(yaml.safe_load(known.read_text()))
+        changed = sorted(k for k in {*now, *then} - {"ckpt_path"} if now.get(k) != then.get(k))
+        if changed:
+            keys = ", ".join(f"{key} ({then.get(key)} -> {now.get(key)})" for key in changed[:5])
+            raise ValueError(
+                f"{self.folder} holds an interrupted run with another config: {keys};"
+                " give it the old values, another RUN=, or remove the folder"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        config = self.config[self.subcommand]["trainer"]
+        if config["logger"] in (None, True):
+            # one version for all restarts, so that curves go on
+            kwargs["logger"] = TensorBoardLogger(str(self.folder), name="", version="")
+        if SLURMEnvironment.detect():
+            plugins = config["plugins"] or []
+            kwargs["plugins"] = [
+                *(plugins if isinstance(plugins, list) else [plugins]),
+                SLURMEnvironment(auto_requeue=False),
+            ]
+        return super().instantiate_trainer(**kwargs)
+
+    def after_fit(self) -> None:
+        """The one look at the test split, then the results and what comes next."""
+        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        if not self.trainer.is_global_zero:
+            return
+        results = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        (self.folder / "results.json").write_text(json.dumps(results, indent=1))
+        print(summary(self.folder))
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
+    return {prefix.rstrip("."): tree}
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint with the highest step; links and damaged files are passed over."""
+    best: tuple[int, Path] | None = None
+    for path in folder.glob("*.ckpt"):
+        if path.is_symlink() or not zipfile.is_zipfile(path):
+            continue
+        try:
+            step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
+        except Exception:  # noqa: BLE001, S112, PERF203  (whatever is wrong with it, it is no checkpoint to go on from)
+            continue
+        if best is None or step > best[0]:
+            best = (step, path)
+    return best[1] if best else None
+
+
+def summary(folder: Path) -> str:
+    """Test results of a finished run as a few lines."""
+    results: dict[str, float] = json.loads((folder / "results.json").read_text())
+    lines = [f"finished: {folder}"]
+    lines += [f"  {name:<32}{value:10.4f}" for name, value in sorted(results.items()) if name.startswith("test/")]
+    if (folder / "tokenizer").is_dir():
+        lines.append(f"action tokenizer: {folder / 'tokenizer'}; next: make stage2")
+    if (folder / "recognizer").is_dir():
+        lines.append(
+            f"recogniser: {folder / 'recognizer'}; next: skeleton-llm recognize FILE --model {folder / 'recognizer'}"
+        )
+    return "\n".join(lines)
+
+
+def sentence(error: BaseException) -> str:
+    """Jsonargparse's page of text as one line."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if not _NOISE.search(line)]
+    return " ".join(" ".join(lines).split())
+
+
+def run(command: str, arguments: Sequence[str]) -> int:
+    """``fit``, ``validate`` or ``test``."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures
+    strict = {"allow_abbrev": False, "exit_on_error": False}
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*is_gradient_checkpointing.*",
+        ".*in eval mode.*",
+        ".*LeafSpec.*",
+        ".*args parameter is intended.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    try:
+        SkeletonCLI(
+            L.LightningModule,
+            L.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={**strict, "fit": strict, "validate": strict, "test": strict},
+            args=[command, *arguments],
+        )
+    except Finished as done:
+        print(done)
+    except argparse.ArgumentError as error:
+        print(f"config error: {sentence(error)}", file=sys.stderr)
+        return 2
+    except (FileNotFoundError, ValueError) as error:
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,67 @@
+"""``skeleton-llm``: one word says what to do; heavy imports wait until it is known."""
+
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+_HELP = """usage: skeleton-llm COMMAND ...
+
+Name human actions from skeletons with a large language model.
+
+  prepare     raw skeleton files (or the built-in synthetic ones) to a prepared dataset
+  fit         train a stage:      skeleton-llm fit --config configs/stage1.yaml --config configs/data/synthetic.yaml
+  validate    validation split of a trained stage
+  test        test split of a trained stage
+  recognize   name the action in raw skeleton files
+
+"skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
+"""
+_ROOMS = ("lightning_modules", "datamodules", "callbacks")
+
+
+def configs() -> Path:
+    """Where the shipped configs lie: beside the package in a wheel, in the clone else."""
+    package = Path(__file__).parents[1]
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def _foreign_room() -> str | None:
+    """A room of ours that another distribution of the same name shadows."""
+    home = Path(__file__).parents[2]
+    for room in _ROOMS:
+        spec = find_spec(room)
+        if spec is None or spec.origin is None or Path(spec.origin).parent.parent != home:
+            return f"package {room!r} comes from {spec.origin if spec else 'nowhere'}, not from {home}"
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 done, 1 bad input, 2 bad command line or config."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_HELP.format(configs=f"Configs: {configs()}"), end="")
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    if command == "prepare":
+        from skeleton_llm.cli.prepare import prepare
+
+        return prepare(rest)
+    if command == "recognize":
+        from skeleton_llm.cli.recognize import recognize
+
+        return recognize(rest)
+    if command in ("fit", "validate", "test"):
+        foreign = _foreign_room()
+        if foreign:
+            print(f"{foreign}; uninstall the other distribution or use a fresh environment", file=sys.stderr)
+            return 1
+        from skeleton_llm.cli.fit import run
+
+        return run(command, rest)
+    print(f'skeleton-llm: unknown command {command!r}; "skeleton-llm --help" lists them', file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The Poincare ball of curvature -c (LLM-AR Eqs. 8-10; Ganea et al. 2018), and its search in tangent coordinates.
+
+``expmap0``, ``logmap0`` and ``dist`` are the textbook maps on ball points. What training uses never forms a ball point:
+with tangent vectors z, e at 0, r = sqrt(c)|z|, s = sqrt(c)|e|, and u, v their directions,
+
+    sinh^2(sqrt(c) d / 2) = sinh^2(r - s) + sinh(2r) sinh(2s) |u - v|^2 / 4,
+
+whose terms are all positive, where ball points saturate (tanh(r) = 1 in float32 from r = 9). Everything is computed in
+at least float32 with autocast off.
+
+B any leading dimensions, M latents, N tokens, D width.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+_TINY = 1e-15
+
+
+def expmap0(v: Float[Tensor, "*B D"], c: float = 1.0) -> Float[Tensor, "*B D"]:
+    """Tangent vector at 0 to ball point, tanh(sqrt(c)|v|) v / (sqrt(c)|v|) (LLM-AR Eq. 8)."""
+    norm = v.norm(dim=-1, keepdim=True).clamp_min(_TINY) * c**0.5
+    return norm.tanh() / norm * v
+
+
+def logmap0(y: Float[Tensor, "*B D"], c: float = 1.0) -> Float[Tensor, "*B D"]:
+    """Ball point to tangent vector at 0, artanh(sqrt(c)|y|) y / (sqrt(c)|y|) (LLM-AR Eq. 10)."""
+    norm = y.norm(dim=-1, keepdim=True).clamp_min(_TINY) * c**0.5
+    return norm.clamp_max(1 - torch.finfo(y.dtype).eps).atanh() / norm * y
+
+
+def dist(x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"], c: float = 1.0) -> Float[Tensor, "*B"]:
+    """Distance of ball points, 2/sqrt(c) arsinh(sqrt(c) |x-y| / sqrt((1-c|x|^2)(1-c|y|^2))) (equal to LLM-AR Eq. 9)."""
+    gap = (x - y).norm(dim=-1) * c**0.5
+    room = (1 - c * x.square().sum(-1)) * (1 - c * y.square().sum(-1))
+    return 2 / c**0.5 * (gap / room.clamp_min(_TINY).sqrt()).asinh()
+
+
+def tangent_dist(z: Float[Tensor, "*B D"], e: Float[Tensor, "*B D"], c: float = 1.0) -> Float[Tensor, "*B"]:
+    """Distance of the ball points of paired tangent vectors; exact for near pairs, gradient finite at distance 0."""
+    with torch.autocast(z.device.type, enabled=False):
+        z, e = _at_least_float32(z), _at_least_float32(e)
+        r, u = _polar(z, c)
+        s, v = _polar(e, c)
+        q = (r - s).sinh().square() + (2 * r).sinh() * (2 * s).sinh() * (u - v).square().sum(-1) / 4
+        return _from_q(q, c)
+
+
+def pairwise_dist(z: Float[Tensor, "M D"], e: Float[Tensor, "N D"], c: float = 1.0) -> Float[Tensor, "M N"]:
+    """Distance of every pair of tangent vectors by one matrix product."""
+    with torch.autocast(z.device.type, enabled=False):
+        z, e = _at_least_float32(z), _at_least_float32(e)
+        r, u = _polar(z, c)
+        s, v = _polar(e, c)
+        # sinh(r - s) for all pairs as a product of rank 2: half the step's time was its sinh and its gradient's cosh
+        radial = torch.stack([r.sinh(), -r.cosh()], -1) @ torch.stack([s.cosh(), s.sinh()])
+        apart = (1 - u @ v.mT).clamp_min(0)
+        q = radial.square() + ((2 * r).sinh() / 2)[:, None] * apart * (2 * s).sinh()
+        return _from_q(q, c)
+
+
+def nearest(latents: Float[Tensor, "*B D"], tokens: Float[Tensor, "N D"], c: float = 1.0) -> Int[Tensor, "*B"]:
+    """Index of the nearest token for each latent; both are tangent vectors at 0.
+
+    argmin_k d = argmax_k (tanh(2r) u . sinh(2s_k) v_k - cosh(2s_k)): one matrix product and a bias.
+    """
+    with torch.autocast(latents.device.type, enabled=False), torch.no_grad():
+        z, e = _at_least_float32(latents), _at_least_float32(tokens)
+        r, _ = _polar(z, c, direction=False)
+        s, v = _polar(e, c)
+        pull = ((2 * r).tanh() / r.clamp_min(_TINY) * c**0.5)[..., None] * z
+        return (
+            torch.addmm(-(2 * s).cosh(), pull.flatten(0, -2), ((2 * s).sinh()[:, None] * v).mT).argmax(-1).view(r.shape)
+        )
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _polar(x: Tensor, c: float, *, direction: bool = True) -> tuple[Tensor, Tensor]:
+    norm = (x.square().sum(-1) + _TINY**2).sqrt()
+    return norm * c**0.5, (x / norm[..., None].clamp_min(_TINY) if direction else x)
+
+
+def _from_q(q: Tensor, c: float) -> Tensor:
+    return 2 / c**0.5 * (q + torch.finfo(q.dtype).tiny).sqrt().asinh()
