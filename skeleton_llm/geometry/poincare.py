@@ -30,7 +30,7 @@ def logmap0(y: Float[Tensor, "*B D"], c: float = 1.0) -> Float[Tensor, "*B D"]:
     return norm.clamp_max(1 - torch.finfo(y.dtype).eps).atanh() / norm * y
 
 
-def dist(x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"], c: float = 1.0) -> Float[Tensor, "*B"]:
+def dist(x: Float[Tensor, "*#B D"], y: Float[Tensor, "*#B D"], c: float = 1.0) -> Float[Tensor, "*B"]:
     """Distance of ball points, 2/sqrt(c) arsinh(sqrt(c) |x-y| / sqrt((1-c|x|^2)(1-c|y|^2))) (equal to LLM-AR Eq. 9)."""
     gap = (x - y).norm(dim=-1) * c**0.5
     room = (1 - c * x.square().sum(-1)) * (1 - c * y.square().sum(-1))

@@ -8,6 +8,7 @@ Make it again (one core, about half an hour)::
 
 import argparse
 import itertools
+import json
 import math
 import sys
 import time
@@ -172,6 +173,9 @@ def build(wordnet: Path, out: Path, recipe: Recipe) -> dict[str, float]:
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    settings = json.loads((out / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the name that every version of transformers knows
+    (out / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
     model.float()
     report["trained"] = perplexity(model, held_rows)
     report["parameters"] = float(sum(p.numel() for p in model.parameters()))

@@ -147,7 +147,7 @@ class ActionTokenizer(nn.Module):
         try:
             config = json.loads((folder / "config.json").read_text())
             vqvae = VQVAE(
-                VQVAEConfig(**config["network"]),
+                VQVAEConfig(**{**config["network"], "token_norms": tuple(config["network"]["token_norms"])}),
                 layout=config["layout"],
                 num_persons=config["num_persons"],
                 dim=config["dim"],

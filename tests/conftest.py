@@ -1,0 +1,41 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skeleton_llm.skeletons import write_dataset
+from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real skeletons and models for development; the tests that need them skip where they are absent."""
+    folder = Path(os.environ.get("SKELETON_LLM_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the development data in {folder} (SKELETON_LLM_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory) -> Path:
+    """Four synthetic subjects (the third is a test subject), two performances of each action, three cameras."""
+    folder = tmp_path_factory.mktemp("data") / "synthetic"
+    write_dataset(
+        folder,
+        synthetic_clips(subjects=4),
+        name="synthetic",
+        layout="ntu25",
+        class_names=CLASS_NAMES,
+        num_persons=2,
+        source="synthetic",
+    )
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
