@@ -43,7 +43,7 @@ def _ramp(t: np.ndarray, start: float, end: float) -> np.ndarray:
 
 def _hold(t: np.ndarray, rise: float = 0.3, fall: float = 0.7) -> np.ndarray:
     """Up, stay, down."""
-    return _ramp(t, 0, rise) - _ramp(t, fall, 1)
+    return _ramp(t, 0.0, rise) - _ramp(t, fall, 1.0)
 
 
 def _wave(t: np.ndarray, pose: Pose, draw: np.random.Generator, side: str) -> None:
@@ -55,7 +55,7 @@ def _wave(t: np.ndarray, pose: Pose, draw: np.random.Generator, side: str) -> No
 
 def _kick(t: np.ndarray, pose: Pose, draw: np.random.Generator, side: str) -> None:
     swing = _ramp(t, 0.25, 0.5) - _ramp(t, 0.55, 0.85)
-    back = _ramp(t, 0, 0.2) - _ramp(t, 0.2, 0.4)
+    back = _ramp(t, 0.0, 0.2) - _ramp(t, 0.2, 0.4)
     pose[f"thigh_{side}"] += swing * draw.uniform(0.8, 1.2) - 0.4 * back
     pose[f"shin_{side}"] += swing * draw.uniform(0.7, 1.1) - 1.0 * back
     pose["lean"] -= 0.15 * swing
@@ -74,7 +74,7 @@ def _sit(t: np.ndarray, pose: Pose, draw: np.random.Generator, side: str) -> Non
 
 def _pick_up(t: np.ndarray, pose: Pose, draw: np.random.Generator, side: str) -> None:
     del side
-    bend = _ramp(t, 0, 0.4) - _ramp(t, 0.45, 0.85)
+    bend = _ramp(t, 0.0, 0.4) - _ramp(t, 0.45, 0.85)
     lift = _ramp(t, 0.5, 0.9)
     hands = "lr" if draw.random() < 0.3 else draw.choice(["l", "r"])
     pose["lean"] += bend * draw.uniform(0.9, 1.2)
@@ -303,6 +303,9 @@ def _rest(frames: int, subject: Subject, draw: np.random.Generator) -> Pose:
         pose[f"thigh_side_{key}"] += draw.uniform(0.02, 0.12)
     pose["lean"] += draw.normal(subject.lean, 0.1)
     pose["yaw"] += draw.normal(0, 0.4)
+    for axis, size in (("x", 0.2), ("z", 0.35)):  # nobody stands still
+        begin = draw.uniform(0, 0.5)
+        pose[axis] += draw.normal(0, size) * _ramp(t, begin, begin + draw.uniform(0.3, 0.5))
     return pose
 
 
@@ -373,14 +376,12 @@ def synthetic_clips(seed: int = 0, *, subjects: int = SUBJECTS, replications: in
 
     Each performance and each view of it has its own generator, so a part of the dataset equals that part of the whole.
     """
-    people = [_draw_subject(np.random.default_rng([seed, 0, index])) for index in range(subjects)]
+    people = [_draw_subject(np.random.default_rng([seed, 0, index])) for index in range(SUBJECTS)]
     for subject in range(subjects):
         for label, action in enumerate(ACTIONS):
             for replication in range(replications):
                 draw = np.random.default_rng([seed, 1, subject, label, replication])
-                partner = (
-                    people[(subject + 1 + int(draw.integers(subjects - 1))) % subjects] if subjects > 1 else people[0]
-                )
+                partner = people[(subject + 1 + int(draw.integers(SUBJECTS - 1))) % SUBJECTS]
                 scene = performance(action, [people[subject], partner], draw)
                 for camera in range(len(CAMERAS)):
                     view = np.random.default_rng([seed, 2, subject, label, replication, camera])

@@ -21,7 +21,9 @@ def test_maps_and_distance_agree_with_geoopt(c):
     v, w = vectors(20, 8, 1.1, 0), vectors(20, 8, 0.6, 1)
     torch.testing.assert_close(expmap0(v, c), ball.expmap0(v), rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(logmap0(expmap0(v, c), c), v, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(dist(expmap0(v, c), expmap0(w, c), c), ball.dist(ball.expmap0(v), ball.expmap0(w)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        dist(expmap0(v, c), expmap0(w, c), c), ball.dist(ball.expmap0(v), ball.expmap0(w)), rtol=1e-6, atol=1e-6
+    )
 
 
 @CURVATURES

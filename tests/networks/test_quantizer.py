@@ -20,7 +20,9 @@ def test_forward_and_search_agree_with_brute_force(geometry):
     if geometry == "euclidean":
         distance = torch.cdist(latents, codebook.expand(5, -1, -1))
     else:  # the ball's own formula on ball points
-        ball = [torch.tanh(x.norm(dim=-1, keepdim=True)) * x / x.norm(dim=-1, keepdim=True) for x in (latents, codebook)]
+        ball = [
+            torch.tanh(x.norm(dim=-1, keepdim=True)) * x / x.norm(dim=-1, keepdim=True) for x in (latents, codebook)
+        ]
         gap = (ball[0][:, :, None] - ball[1]).square().sum(-1)
         room = (1 - ball[0].square().sum(-1))[..., None] * (1 - ball[1].square().sum(-1))
         distance = torch.acosh(1 + 2 * gap / room)
@@ -67,7 +69,9 @@ def test_initialisation_finds_separate_clusters_and_is_the_same_everywhere():
     second.initialise(latents)
     assert first.direction.equal(second.direction)
     assert first.initialised
-    assert len(first.search(latents).unique()) > 22  # k-means from samples loses some clusters, random tokens nearly all
+    assert (
+        len(first.search(latents).unique()) > 22
+    )  # k-means from samples loses some clusters, random tokens nearly all
 
 
 def test_everything_stays_float32_under_autocast():

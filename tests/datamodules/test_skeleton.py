@@ -1,0 +1,129 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules import SkeletonDataModule
+from datamodules.skeleton import _whole_batch
+from datamodules.stream import Shard, Stream
+from skeleton_llm.skeletons import Augmentation, write_dataset
+from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
+
+
+def module(folder, **options) -> SkeletonDataModule:
+    return SkeletonDataModule(
+        str(folder), "synthetic_xsub", augmentation=Augmentation(noise=0.02, mirror=0.5), **options
+    )
+
+
+def test_splits_are_apart_by_subject_and_validation_comes_from_training(small_data):
+    data = module(small_data)
+    subjects = {split: set(data.data.table["subject"][rows]) for split, rows in data.rows.items()}
+    assert subjects["test"] == {3}
+    assert not subjects["train"] & subjects["val"]
+    assert sum(map(len, data.rows.values())) == len(data.data)
+
+
+def test_an_item_gets_the_same_augmentation_whatever_the_workers_and_the_batch(small_data):
+    clips = module(small_data).batches("train", Augmentation(noise=0.02, mirror=0.5))
+    keys = list(itertools.islice(Stream(len(clips), 8, seed=1, start=0, horizon=6), 6))
+    batches = {
+        workers: list(DataLoader(clips, batch_sampler=keys, collate_fn=_whole_batch, num_workers=workers))
+        for workers in (0, 2)
+    }
+    for one, two in zip(batches[0], batches[2], strict=True):
+        assert all(one[name].equal(two[name]) for name in one)
+    alone = clips[keys[3][5]]
+    torch.testing.assert_close(alone["joints"][0], batches[0][3]["joints"][5])
+    other_pass = clips[(keys[3][5][0] + 1, keys[3][5][1])]
+    assert not other_pass["joints"].equal(alone["joints"])
+
+
+def test_a_stream_that_starts_later_goes_on_as_if_it_had_run_from_the_start():
+    whole = list(Stream(50, 8, seed=3, start=0, horizon=20))
+    assert list(Stream(50, 8, seed=3, start=13, horizon=20)) == whole[13:]
+    first_pass = [index for batch in whole[:6] for _, index in batch]
+    assert len(set(first_pass)) == 48
+    assert whole[0] != whole[6]
+
+
+def test_ranks_part_each_batch_between_them():
+    whole = list(Stream(50, 8, seed=3, start=0, horizon=9))
+    halves = [list(Stream(50, 4, seed=3, start=0, horizon=9, rank=rank, world=2)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+
+
+def test_evaluation_takes_every_clip_once_over_all_ranks():
+    seen = [index for rank in range(3) for batch in Shard(10, 4, rank=rank, world=3) for _, index in batch]
+    assert sorted(seen) == list(range(10))
+    assert [len(Shard(10, 4, rank=rank, world=3)) for rank in range(3)] == [1, 1, 1]
+    assert list(Shard(1, 4, rank=1, world=2)) == []
+
+
+def test_evaluation_is_not_augmented(small_data):
+    data = module(small_data)
+    batch = next(iter(data.val_dataloader()))
+    assert batch["joints"].equal(batch["clean"])
+    clip = data.data.clip(int(batch["index"][0]))
+    torch.testing.assert_close(batch["joints"][0], data.preprocess.apply(clip)[0][0], rtol=1e-4, atol=1e-4)
+
+
+def test_training_keeps_the_clean_clip_beside_the_augmented_one(small_data):
+    clips = module(small_data).batches("train", Augmentation(rotation=0.5, noise=0.02))
+    batch = clips.__getitems__([(0, i) for i in range(16)])
+    gap = (batch["joints"] - batch["clean"]).norm(dim=-1)[:, :, 0].mean()
+    assert 0.02 < gap < 1
+    absent = ~batch["persons"][:, 1]
+    assert not batch["joints"][absent][:, :, 1].any()
+
+
+def test_training_sample_is_the_same_every_time_and_no_larger_than_the_split(small_data):
+    data = module(small_data)
+    one, two = data.training_sample(10), data.training_sample(10)
+    assert one["joints"].equal(two["joints"])
+    assert len(data.training_sample(10**6)["labels"]) == len(data.rows["train"])
+
+
+def test_too_large_a_batch_is_refused_with_both_numbers():
+    with pytest.raises(
+        ValueError, match="a batch of 64 clips on 2 ranks is larger than the training split of 100 clips"
+    ):
+        Stream(100, 64, seed=0, start=0, horizon=1, world=2)
+
+
+def test_a_partial_published_dataset_needs_the_users_word(tmp_path):
+    folder = tmp_path / "nw"
+    clips = [clip for clip in synthetic_clips(subjects=2, replications=1) if clip.label < 10]
+    write_dataset(
+        folder,
+        clips,
+        name="nw_ucla",
+        layout="ntu25",
+        class_names=CLASS_NAMES[:10],
+        num_persons=2,
+        source="test",
+    )
+    with pytest.raises(
+        ValueError, match=r"nw_ucla_xview must have 1,020 / 464 .* --partial \(data\.init_args\.partial: true\)"
+    ):
+        SkeletonDataModule(str(folder), "nw_ucla_xview")
+    assert len(SkeletonDataModule(str(folder), "nw_ucla_xview", partial=True).rows["test"]) == 20
+
+
+def test_missing_dataset_says_how_to_make_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match="make prepare DATA=absent"):
+        SkeletonDataModule(str(tmp_path / "absent"), "synthetic_xsub")
+
+
+def test_real_nw_ucla_batches(shared, tmp_path):
+    from skeleton_llm.cli.main import main
+
+    folder = tmp_path / "nw_ucla"
+    assert main(["prepare", "nw_ucla", "--raw", str(shared / "data/nw-ucla/all_sqe"), "--out", str(folder)]) == 0
+    data = SkeletonDataModule(str(folder), "nw_ucla_xview")
+    assert len(data.rows["train"]) + len(data.rows["val"]) == 1020
+    assert len(data.rows["test"]) == 464
+    batch = next(iter(data.test_dataloader()))
+    assert np.isfinite(batch["joints"].numpy()).all()
