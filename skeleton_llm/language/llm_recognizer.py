@@ -163,6 +163,7 @@ class LLMRecognizer(nn.Module):
             "prompt": asdict(prompt),
             "class_names": self.class_names,
             "input_map": self.input_map is not None,
+            "word_norm": self.word_norm.item(),  # of the words before full tuning moved them
         }
         (folder / "llm.json").write_text(json.dumps(config, indent=1))
         if tuning.mode == "lora":
@@ -204,6 +205,7 @@ class LLMRecognizer(nn.Module):
         elif tuning.mode == "full":
             base.float().load_state_dict(load_file(folder / "llm.safetensors"), strict=False)
         recognizer = cls(base, spec.tokenizer(), names, prompt, input_map=mapped)
+        recognizer.word_norm.fill_(config["word_norm"])
         if recognizer.input_map is not None:
             recognizer.input_map.load_state_dict(load_file(folder / "input_map.safetensors"))
         return recognizer.eval()
