@@ -14,17 +14,19 @@ from skeleton_llm.plotting import plot_rank_frequency, plot_usage
 class CodebookUsageMonitor(L.Callback):
     """After each validation: rank-frequency curve against the Zipf target, usage histogram, dead tokens, Zipf exponent.
 
-    Reads ``indices`` [B, L] of the validation step's output, whatever module gives it.
+    Reads ``indices`` [B, L] of the validation step's output and the module's ``num_codes``.
 
     Args:
-        num_codes: tokens of the codebook.
-        collapse_share: warn when the perplexity falls below this share of ``num_codes``.
+        collapse_share: warn when the perplexity falls below this share of the codebook.
     """
 
-    def __init__(self, num_codes: int = 512, collapse_share: float = 0.05) -> None:
-        self.usage = CodebookUsage(num_codes)
-        self.target = zipf_target(num_codes)
-        self.num_codes, self.collapse_share = num_codes, collapse_share
+    def __init__(self, collapse_share: float = 0.05) -> None:
+        self.collapse_share = collapse_share
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.num_codes: int = pl_module.num_codes  # type: ignore[assignment]
+        self.usage = CodebookUsage(self.num_codes)
+        self.target = zipf_target(self.num_codes)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.usage.to(pl_module.device).reset()

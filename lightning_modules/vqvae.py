@@ -1,7 +1,7 @@
 """Stage 1: the action tokenizer (LLM-AR section 3.2, Eqs. 1 to 12)."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
@@ -74,6 +74,11 @@ class LitVQVAE(L.LightningModule):
         self.means = nn.ModuleDict({f"{split}_{name}": MeanMetric() for split in ("val", "test") for name in _LOGGED})
         self.usage = nn.ModuleDict({split: CodebookUsage(config.num_codes) for split in ("val", "test")})
 
+    @property
+    def num_codes(self) -> int:
+        """Tokens of the codebook, for those who watch it."""
+        return self.vqvae.config.num_codes
+
     def configure_optimizers(self) -> Any:
         return self.optimization.build(self.vqvae.parameters(), self.trainer.max_steps)
 
@@ -133,7 +138,13 @@ class LitVQVAE(L.LightningModule):
             losses["agreement"] = out.agreement
             losses["latent_norm"] = out.latents.norm(dim=-1).mean()
             losses["token_norm"] = self.vqvae.quantizer.codebook().norm(dim=-1).mean()
-        seen = {"indices": out.indices, "labels": batch["labels"], "reconstruction": joints, "truth": truth}
+        seen = {
+            "gap": out.gap,
+            "indices": out.indices,
+            "labels": batch["labels"],
+            "reconstruction": joints,
+            "truth": truth,
+        }
         return losses, {**seen, "persons": batch["persons"]}
 
     def _over_ranks(self, counts: Tensor) -> Tensor:
@@ -147,6 +158,7 @@ class LitVQVAE(L.LightningModule):
         losses, seen = self._losses(batch)
         for name, value in losses.items():
             self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "error_m"))
+        self.vqvae.quantizer.follow(cast(Tensor, self.all_gather(seen["gap"])).mean())
         return {"loss": losses["loss"], **seen}
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:

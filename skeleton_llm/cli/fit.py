@@ -95,10 +95,12 @@ class SkeletonCLI(LightningCLI):
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys."""
+    """Nested mappings and lists as dotted keys; nothing and empty are the same."""
+    if isinstance(tree, list):
+        tree = dict(enumerate(tree))
     if isinstance(tree, dict) and tree:
         return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
-    return {prefix.rstrip("."): tree}
+    return {} if tree is None or tree == {} else {prefix.rstrip("."): tree}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -148,6 +150,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         ".*in eval mode.*",
         ".*LeafSpec.*",
         ".*args parameter is intended.*",
+        "Checkpoint directory .* exists.*",
     ):
         warnings.filterwarnings("ignore", message)
     try:

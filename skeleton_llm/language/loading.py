@@ -36,6 +36,8 @@ class LanguageModel:
         revision: commit or tag of a hub id.
         dtype: of the frozen weights; bfloat16 needs an A100 or later, a V100 wants float16.
         quantization: ``nf4`` (QLoRA) or ``int8`` through bitsandbytes.
+        attention: ``sdpa`` for GPUs; ``eager`` trains twice as fast on a CPU (measured, short prompts);
+            ``flash_attention_2`` where its package is installed.
         untrained: keep the architecture and draw the weights anew (does the model's knowledge matter?).
     """
 
@@ -43,6 +45,7 @@ class LanguageModel:
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "nf4", "int8"] = "none"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     untrained: bool = False
 
     def __post_init__(self) -> None:
@@ -119,14 +122,20 @@ class LanguageModel:
         if self.untrained:
             state = torch.get_rng_state()
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype=dtype)
+            model = AutoModelForCausalLM.from_config(
+                AutoConfig.from_pretrained(folder), dtype=dtype, attn_implementation=self.attention
+            )
             torch.set_rng_state(state)
         elif self.quantization == "none":
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=self.attention)
         else:
             place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
             model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, quantization_config=_quantization(self.quantization, dtype), device_map={"": place}
+                folder,
+                dtype=dtype,
+                quantization_config=_quantization(self.quantization, dtype),
+                device_map={"": place},
+                attn_implementation=self.attention,
             )
         return model.requires_grad_(requires_grad=False)  # type: ignore[no-any-return]
 

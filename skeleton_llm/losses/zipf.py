@@ -21,6 +21,9 @@ def js_divergence(p: Float[Tensor, " N"], q: Float[Tensor, " N"]) -> Float[Tenso
 
 
 def zipf_loss(counts: Float[Tensor, " N"], target: Float[Tensor, " N"]) -> Float[Tensor, ""]:
-    """Divergence between the sorted usage of the whole batch and ``target`` (LLM-AR Eq. 4), in nats."""
-    usage = counts.sort(descending=True).values / counts.sum()
+    """Divergence between the sorted usage of the whole batch and ``target`` (LLM-AR Eq. 4), in nats.
+
+    Equal counts keep the order of their tokens, so that their gradients are the same in every run.
+    """
+    usage = counts.sort(descending=True, stable=True).values / counts.sum()
     return js_divergence(usage, target)

@@ -21,13 +21,17 @@ Geometry = Literal["hyperbolic", "euclidean"]
 
 
 class Quantized(NamedTuple):
-    """``latents`` and ``tokens`` are tangent vectors; ``counts`` carry a straight-through gradient."""
+    """``latents`` and ``tokens`` are tangent vectors; ``counts`` carry a straight-through gradient.
+
+    ``gap`` is the mean difference between the distances to the nearest and to the second token.
+    """
 
     latents: Float[Tensor, "B L D"]
     tokens: Float[Tensor, "B L D"]
     indices: Int[Tensor, "B L"]
     counts: Float[Tensor, "B N"]
     agreement: Float[Tensor, ""]
+    gap: Float[Tensor, ""]
 
 
 def straight_through(latents: Tensor, tokens: Tensor) -> Tensor:
@@ -112,9 +116,7 @@ class Quantizer(nn.Module):
             flat = latents.flatten(0, 1)
             distances = self.distances(flat, codebook)
             indices = distances.detach().argmin(-1)
-            if self.training:
-                two = distances.detach().topk(2, dim=-1, largest=False).values
-                self.gap.lerp_((two[:, 1] - two[:, 0]).mean().clamp_min(1e-6), 0.01)
+            two = distances.detach().topk(2, dim=-1, largest=False).values
             chosen, counts = self._usage(distances, indices, len(latents))
             return Quantized(
                 latents=latents,
@@ -122,7 +124,13 @@ class Quantizer(nn.Module):
                 indices=indices.view(latents.shape[:2]),
                 counts=counts,
                 agreement=(chosen == indices).float().mean(),
+                gap=(two[:, 1] - two[:, 0]).mean(),
             )
+
+    @torch.no_grad()
+    def follow(self, gap: Float[Tensor, ""]) -> None:
+        """Move the running gap towards a step's ``gap`` (its mean over all ranks)."""
+        self.gap.lerp_(gap.clamp_min(1e-6), 0.01)
 
     def _usage(self, distances: Tensor, indices: Tensor, clips: int) -> tuple[Tensor, Tensor]:
         """The token that each latent's draw picked [M] and how often each clip used each token [B, N]."""
@@ -134,7 +142,8 @@ class Quantizer(nn.Module):
             chosen = logits.detach().argmax(-1)
         soft = (logits / self.temperature).softmax(-1)
         hard = F.one_hot(chosen, self.num_codes).to(soft.dtype)
-        return chosen, straight_through(soft, hard).view(clips, -1, self.num_codes).sum(1)
+        sampled = hard + (soft - soft.detach())  # whole numbers to the last bit, so that tied counts are ties
+        return chosen, sampled.view(clips, -1, self.num_codes).sum(1)
 
     @torch.no_grad()
     def initialise(self, latents: Float[Tensor, "M D"], *, rounds: int = 20, seed: int = 0) -> None:
@@ -155,4 +164,6 @@ class Quantizer(nn.Module):
         order = torch.randperm(self.num_codes, generator=generator).to(latents.device)
         self.direction.copy_(centres[order])
         self.norm_logit.zero_()
+        two = self.distances(latents[:4096], self.codebook()).topk(2, dim=-1, largest=False).values
+        self.gap.copy_((two[:, 1] - two[:, 0]).mean().clamp_min(1e-6))
         self.initialised.fill_(True)

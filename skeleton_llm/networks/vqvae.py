@@ -68,6 +68,7 @@ class Autoencoded(NamedTuple):
     indices: Int[Tensor, "B L"]
     counts: Float[Tensor, "B N"]
     agreement: Float[Tensor, ""]
+    gap: Float[Tensor, ""]
 
 
 class VQVAE(nn.Module):

@@ -6,6 +6,7 @@ lists of missing skeletons.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -34,15 +35,31 @@ class Protocol:
         return np.flatnonzero(~test), np.flatnonzero(test)
 
 
+def _tests(column: str, values: list[int]) -> Callable[[Table], np.ndarray]:
+    return partial(_is_in, column, values)
+
+
+def _trains(column: str, values: list[int]) -> Callable[[Table], np.ndarray]:
+    return partial(_is_not_in, column, values)
+
+
+def _is_in(column: str, values: list[int], table: Table) -> np.ndarray:
+    return np.isin(table[column], values)
+
+
+def _is_not_in(column: str, values: list[int], table: Table) -> np.ndarray:
+    return ~np.isin(table[column], values)
+
+
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("synthetic_xsub", "synthetic", lambda t: np.isin(t["subject"], SYNTHETIC_TEST)),
-        Protocol("nw_ucla_xview", "nw_ucla", lambda t: t["view"] == 3, (1020, 464)),
-        Protocol("ntu60_xsub", "ntu60", lambda t: ~np.isin(t["subject"], _NTU60_TRAIN), (40091, 16487)),
-        Protocol("ntu60_xview", "ntu60", lambda t: t["view"] == 1, (37646, 18932)),
-        Protocol("ntu120_xsub", "ntu120", lambda t: ~np.isin(t["subject"], _NTU120_TRAIN), (63026, 50919)),
-        Protocol("ntu120_xset", "ntu120", lambda t: t["setup"] % 2 == 1, (54468, 59477)),
+        Protocol("synthetic_xsub", "synthetic", _tests("subject", SYNTHETIC_TEST)),
+        Protocol("nw_ucla_xview", "nw_ucla", _tests("view", [3]), (1020, 464)),
+        Protocol("ntu60_xsub", "ntu60", _trains("subject", _NTU60_TRAIN), (40091, 16487)),
+        Protocol("ntu60_xview", "ntu60", _tests("view", [1]), (37646, 18932)),
+        Protocol("ntu120_xsub", "ntu120", _trains("subject", _NTU120_TRAIN), (63026, 50919)),
+        Protocol("ntu120_xset", "ntu120", _tests("setup", list(range(1, 33, 2))), (54468, 59477)),
     )
 }
 

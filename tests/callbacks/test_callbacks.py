@@ -1,0 +1,133 @@
+import os
+import signal
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from callbacks import AtomicCheckpointIO, CodebookUsageMonitor, Preemption, StepSeed
+
+
+def trainer(folder, **options) -> L.Trainer:
+    return L.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        **{"logger": False, "enable_checkpointing": False, **options},
+    )
+
+
+class Writer(BoringModel):
+    """Validation writes the sentences it is given."""
+
+    num_codes = 8
+
+    def __init__(self, indices: torch.Tensor) -> None:
+        super().__init__()
+        self.indices = indices
+
+    def validation_step(self, batch, batch_idx):
+        return {"indices": self.indices}
+
+
+def watch(folder, indices) -> EventAccumulator:
+    logger = TensorBoardLogger(folder, name="", version="")
+    trainer(
+        folder,
+        logger=logger,
+        callbacks=[CodebookUsageMonitor()],
+        max_steps=4,
+        limit_val_batches=3,
+        val_check_interval=4,
+    ).fit(Writer(indices))
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events
+
+
+def test_codebook_usage_reaches_tensorboard(tmp_path):
+    events = watch(tmp_path, torch.tensor([[0, 0, 0, 0, 1, 1, 2, 3]]))
+    tags = events.Tags()
+    assert {"codebook/rank_frequency", "codebook/usage"} <= set(tags["images"])
+    assert "codebook/times_used" in tags["histograms"]
+    assert [event.value for event in events.Scalars("codebook/dead_tokens")] == [4]
+    assert 0 < events.Scalars("codebook/zipf_exponent")[0].value < 2
+
+
+def test_a_collapsing_codebook_is_told_with_advice(tmp_path):
+    class Large(Writer):
+        num_codes = 512
+
+    with pytest.warns(UserWarning, match=r"collapsing .* perplexity 1\.0, 1 of 512 tokens in use; place it on latents"):
+        trainer(
+            tmp_path, callbacks=[CodebookUsageMonitor()], max_steps=1, limit_val_batches=1, val_check_interval=1
+        ).fit(Large(torch.zeros(1, 9, dtype=torch.long)))
+
+
+class Noisy(BoringModel):
+    """Keeps what it drew at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def training_step(self, batch, batch_idx):
+        self.drawn.append(torch.rand(()).item())
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        torch.rand(17)
+        return super().validation_step(batch, batch_idx)
+
+
+def test_noise_is_a_function_of_the_step_alone(tmp_path):
+    runs = []
+    for limit_val in (0, 2):
+        model = Noisy()
+        trainer(tmp_path, callbacks=[StepSeed(7)], max_steps=5, limit_val_batches=limit_val, val_check_interval=2).fit(
+            model
+        )
+        runs.append(model.drawn)
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 5
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_saves_at_the_next_optimiser_step_and_leaves_with_85(tmp_path, number):
+    class Signalled(BoringModel):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 4:
+                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), number)  # a second one must not break the first
+            return super().training_step(batch, batch_idx)
+
+    before = signal.getsignal(number)
+    run = trainer(tmp_path, callbacks=[Preemption()], max_steps=20, accumulate_grad_batches=3, limit_val_batches=0)
+    try:
+        with pytest.raises(SystemExit) as left:
+            run.fit(Signalled())
+    finally:
+        signal.signal(number, before)
+    assert left.value.code == 85
+    checkpoint = torch.load(tmp_path / "checkpoints" / "step=2.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2  # batches 0 to 5: the partial gradients of batch 4 are not lost
+
+
+def test_a_failed_write_leaves_the_last_checkpoint_whole(tmp_path):
+    writer, path = AtomicCheckpointIO(), tmp_path / "a.ckpt"
+    writer.save_checkpoint({"global_step": 1}, path)
+
+    class Unwritable:
+        def __reduce__(self):
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        writer.save_checkpoint({"global_step": 2, "bad": Unwritable()}, path)
+    assert torch.load(path, weights_only=True)["global_step"] == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]

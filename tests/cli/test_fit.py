@@ -1,0 +1,32 @@
+import pytest
+from runs import stage1_arguments, stage2_arguments
+
+from skeleton_llm.cli.main import main
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (["--model.init_args.zipf_wieght", "1"], "zipf_wieght"),
+        (["--model.init_args.network.widht", "8"], "widht"),
+        (["--trainer.max_step", "5"], "max_step"),
+        (["--model.init_args.zipf_weight", "much"], "zipf_weight"),
+        (["--data.init_args.augmentation.crop", "3.0"], "augmentation.crop is a share"),
+        (["--model.init_args.network.num_codes", "7"], "num_codes must be even"),
+        (["--data.init_args.protocol", "nw_ucla_xview"], "does not fit the dataset 'synthetic'"),
+        (["--data.init_args.folder", "/nowhere"], "/nowhere/dataset.json is missing"),
+        (["--model.init_args.llm.name", "no/such-model"], "'no/such-model' is no folder here"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_sentence_and_exit_code_2(small_data, tmp_path, capsys, more, named):
+    assert main(stage1_arguments(small_data, tmp_path / "run", *more)) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert named in error[-1]
+    assert len(error) == 1
+    assert len(error[0]) < 500
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_tokenizer_names_the_stage_that_makes_it(small_data, tmp_path, capsys):
+    assert main(stage2_arguments(small_data, tmp_path / "run", tmp_path / "none")) == 2
+    assert 'run "make stage1"' in capsys.readouterr().err

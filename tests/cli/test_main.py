@@ -1,0 +1,34 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from skeleton_llm.cli.main import main
+
+
+def test_bare_help_answers_without_loading_torch():
+    code = "import sys, skeleton_llm.cli.main as m; m.main(['--help']); sys.exit('torch' in sys.modules)"
+    begin = time.monotonic()
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - begin < 5  # under a second on an idle machine; the true guard is that torch stays out
+    assert "recognize" in out.stdout
+
+
+def test_unknown_command(capsys):
+    assert main(["fitt"]) == 2
+    assert "unknown command 'fitt'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["prepare", "recognize"])
+def test_each_plain_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        main([command, "--help"])
+    assert left.value.code == 0
+    assert command in capsys.readouterr().out
+
+
+def test_abbreviated_options_are_refused(tmp_path):
+    with pytest.raises(SystemExit) as left:
+        main(["prepare", "synthetic", "--ou", str(tmp_path)])
+    assert left.value.code == 2

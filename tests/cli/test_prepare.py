@@ -1,0 +1,88 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from skeleton_llm.cli.main import main
+from skeleton_llm.skeletons import PreparedDataset
+
+
+def nw_ucla(folder, views=(1, 2, 3)):
+    folder.mkdir()
+    joints = np.random.default_rng(0).normal(size=(3, 20, 3)).round(3).tolist()
+    for action in (1, 2, 3):
+        for view in views:
+            path = folder / f"a{action:02d}_s01_e00_v{view:02d}.json"
+            path.write_text(json.dumps({"file_name": path.stem, "skeletons": joints, "label": action}))
+    return folder
+
+
+def test_partial_dataset_is_refused_with_what_is_missing_and_taken_at_the_users_word(tmp_path, capsys):
+    raw, out = nw_ucla(tmp_path / "raw", views=(1, 3)), tmp_path / "out"
+    assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out)]) == 1
+    error = capsys.readouterr().err
+    assert "nw_ucla_xview must have 1,020 / 464 training and test clips, found 3 / 3" in error
+    assert "absent: put on clothes from view 1" in error or "absent: walk around from view 1" in error
+    assert not out.exists()
+    assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out), "--partial"]) == 0
+    assert "nw_ucla_xview: 3 training, 3 test clips" in capsys.readouterr().out
+    assert len(PreparedDataset.open(out)) == 6
+
+
+def test_good_files_are_finished_and_bad_ones_listed(tmp_path, capsys):
+    raw, out = nw_ucla(tmp_path / "raw"), tmp_path / "out"
+    (raw / "a01_s01_e01_v01.json").write_text('{"skeletons": [[[1, 2')
+    (raw / "a01_s01_e02_v01.json").write_text("")
+    arguments = ["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out), "--partial"]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert "2 bad" in said.out
+    assert "a01_s01_e01_v01.json: not a whole NW-UCLA JSON file" in said.err
+    assert "a01_s01_e02_v01.json: the file is empty" in said.err
+    data = PreparedDataset.open(out)
+    assert len(data) == 9
+    assert {entry["file"] for entry in data.info["left_out"]} == {"a01_s01_e01_v01.json", "a01_s01_e02_v01.json"}
+    assert main([*arguments, "--allow-bad"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nw_ucla"], "needs its raw files"),
+        (["nw_ucla", "--raw", "/does/not/exist"], "no such folder"),
+        (["ntu60", "--raw", "{empty}"], r"holds no *.skeleton file"),
+    ],
+)
+def test_missing_raw_files(tmp_path, capsys, arguments, reason):
+    (tmp_path / "empty").mkdir()
+    filled = [argument.format(empty=tmp_path / "empty") for argument in arguments]
+    assert main(["prepare", *filled, "--out", str(tmp_path / "out")]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_ntu_files_on_the_missing_list_are_left_out_as_such(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    body = "\n".join(["1", "1", "1 0 1 1 1 1 0 0 0 2", "25", *["0.1 0.2 0.3 0 0 0 0 0 0 0 0 2"] * 25]) + "\n"
+    for name in ("S001C002P005R002A008", "S001C001P001R001A001"):  # the first is on the official list
+        (raw / f"{name}.skeleton").write_text(body)
+    assert main(["prepare", "ntu60", "--raw", str(raw), "--out", str(tmp_path / "out"), "--partial"]) == 0
+    assert "left out: 1 on the list of missing skeletons, 0 bad" in capsys.readouterr().out
+    assert len(PreparedDataset.open(tmp_path / "out")) == 1
+
+
+def test_a_class_beyond_the_dataset_is_bad(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    body = "\n".join(["1", "1", "1 0 1 1 1 1 0 0 0 2", "25", *["0.1 0.2 0.3 0 0 0 0 0 0 0 0 2"] * 25]) + "\n"
+    (raw / "S001C001P001R001A061.skeleton").write_text(body)
+    (raw / "S001C001P001R001A001.skeleton").write_text(body)
+    assert main(["prepare", "ntu60", "--raw", str(raw), "--out", str(tmp_path / "out"), "--partial"]) == 1
+    assert "A061.skeleton: unknown class 61; expected 1 to 60" in capsys.readouterr().err
+
+
+def test_synthetic_dataset_is_made_whole(tmp_path, capsys):
+    assert main(["prepare", "synthetic", "--out", str(tmp_path / "out")]) == 0
+    assert "synthetic_xsub: 1,680 training, 720 test clips" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out")

@@ -1,0 +1,95 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+from runs import stage1_arguments, stage2_arguments
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from datamodules import SkeletonDataModule
+from lightning_modules import LitLLMRecognizer
+from skeleton_llm import Recognizer
+from skeleton_llm.cli.fit import newest_checkpoint
+from skeleton_llm.cli.main import main
+from skeleton_llm.language import LanguageModel
+
+
+@pytest.fixture(scope="module")
+def tokenizer(small_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "stage1"
+    assert main(stage1_arguments(small_data, folder)) == 0
+    return folder / "tokenizer"
+
+
+def test_a_run_ends_with_a_recogniser_that_gives_the_test_accuracy_it_reported(small_data, tokenizer, tmp_path):
+    folder = tmp_path / "stage2"
+    assert main(stage2_arguments(small_data, folder, tokenizer, "--trainer.precision", "32")) == 0
+    results = json.loads((folder / "results.json").read_text())
+    wanted = {"top1", "top5", "top1_length_normalised", "greedy_exact_match", "greedy_invalid"}
+    assert {f"test/{name}" for name in wanted} <= results.keys()
+    recognizer = Recognizer.from_pretrained(folder / "recognizer")
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=recognizer.tokenizer.preprocess)
+    batch = data.batches("test").__getitems__([(-1, i) for i in range(len(data.rows["test"]))])
+    probability = recognizer.probabilities(batch["joints"], batch["persons"])
+    top1 = (probability.argmax(-1) == batch["labels"]).float().mean().item()
+    assert top1 == pytest.approx(results["test/top1"], abs=1e-6)
+    clip = data.data.clip(int(batch["index"][7]))
+    assert recognizer.recognize(clip).name == data.class_names[int(probability[7].argmax())]
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert "test/confusion" in events.Tags()["images"] or "val/confusion" in events.Tags()["images"]
+
+
+def test_checkpoints_hold_what_learns_and_resume_ends_with_the_same_adapter(
+    small_data, tokenizer, tmp_path, monkeypatch, capsys
+):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main(stage2_arguments(small_data, whole, tokenizer)) == 0
+    step = LitLLMRecognizer.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(LitLLMRecognizer, "training_step", interrupted)
+        with pytest.raises(SystemExit):
+            main(stage2_arguments(small_data, stopped, tokenizer))
+    path = newest_checkpoint(stopped / "checkpoints")
+    checkpoint = torch.load(path, weights_only=True)
+    assert all("lora" in name or "input_map" in name for name in checkpoint["state_dict"])
+    assert checkpoint["optimizer_states"]
+    assert path.stat().st_size < 1_000_000  # the base model alone has 5 MB
+    assert main(stage2_arguments(small_data, stopped, tokenizer)) == 0
+    signal.signal(signal.SIGTERM, before)
+    for file in ("adapter/adapter_model.safetensors", "input_map.safetensors"):
+        one, two = (load_file(folder / "recognizer" / file) for folder in (whole, stopped))
+        assert one.keys() == two.keys()
+        assert all(one[name].equal(two[name]) for name in one), file
+
+
+def test_another_base_model_cannot_go_on_from_a_checkpoint(small_data, tokenizer):
+    names = SkeletonDataModule(str(small_data), "synthetic_xsub").class_names
+    model = LitLLMRecognizer(str(tokenizer), names, "ntu25")
+    model.configure_model()
+    checkpoint = {"state_dict": model.state_dict()}
+    model.on_save_checkpoint(checkpoint)
+    other = LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=LanguageModel(untrained=True))
+    with pytest.raises(ValueError, match="written with another llm"):
+        other.on_load_checkpoint(checkpoint)
+    del checkpoint["state_dict"][next(iter(checkpoint["state_dict"]))]
+    with pytest.raises(ValueError, match="the checkpoint lacks"):
+        model.on_load_checkpoint(checkpoint)
+
+
+def test_a_tokenizer_of_another_width_or_layout_is_refused_before_the_model_is_loaded(tokenizer, shared, monkeypatch):
+    monkeypatch.setattr(LanguageModel, "load", lambda self: pytest.fail("the model was loaded"))
+    small = LanguageModel(str(shared / "models" / "stories260K"))
+    with pytest.raises(ValueError, match=r"its codes are 128 wide, the words of .* 64; run stage 1 with the same LLM="):
+        LitLLMRecognizer(str(tokenizer), ["a", "b"], "ntu25", llm=small)
+    with pytest.raises(ValueError, match="the tokenizer reads the layout ntu25, the data have kinect20"):
+        LitLLMRecognizer(str(tokenizer), ["a", "b"], "kinect20")

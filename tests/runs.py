@@ -1,0 +1,45 @@
+"""Small runs for tests: both stages of the shipped configs, cut down to seconds."""
+
+from pathlib import Path
+
+from skeleton_llm.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--data.init_args.batch_size", "16"]
+
+
+def stage1_arguments(data: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        "fit",
+        "--config", str(ROOT / "configs/stage1.yaml"),
+        "--config", str(ROOT / "configs/data/synthetic.yaml"),
+        "--data.init_args.folder", str(data),
+        "--trainer.default_root_dir", str(folder),
+        "--model.init_args.network.width", "16",
+        "--model.init_args.network.num_codes", "32",
+        "--model.init_args.network.tokens_per_step", "1",
+        "--model.init_args.quantize_after", "2",
+        "--model.init_args.sample_clips", "64",
+        "--trainer.max_steps", "6",
+        "--trainer.val_check_interval", "3",
+        *SMALL, *more,
+    ]  # fmt: skip
+
+
+def stage2_arguments(data: Path, folder: Path, tokenizer: Path, *more: str) -> list[str]:
+    return [
+        "fit",
+        "--config", str(ROOT / "configs/stage2.yaml"),
+        "--config", str(ROOT / "configs/data/synthetic.yaml"),
+        "--data.init_args.folder", str(data),
+        "--trainer.default_root_dir", str(folder),
+        "--model.init_args.tokenizer", str(tokenizer),
+        "--model.init_args.tuning.r", "4",
+        "--trainer.max_steps", "4",
+        "--trainer.val_check_interval", "2",
+        *SMALL, *more,
+    ]  # fmt: skip
+
+
+def run(arguments: list[str]) -> None:
+    assert main(arguments) == 0
