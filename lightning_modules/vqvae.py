@@ -16,7 +16,7 @@ from skeleton_llm.metrics import CodebookUsage, usage_report
 from skeleton_llm.networks import VQVAE, ActionTokenizer, VQVAEConfig
 
 _LOGGED = (
-    "loss", "reconstruction", "embedding", "commitment", "context", "mmd", "agreement", "error_m", "latent_norm",
+    "reconstruction", "embedding", "commitment", "context", "mmd", "agreement", "error_m", "latent_norm",
     "token_norm",
 )  # fmt: skip
 
@@ -72,7 +72,13 @@ class LitVQVAE(L.LightningModule):
         self.word_mmd = WordMMD(self.llm.words(), mmd_rows) if mmd_weight else None
         self.zipf_target = nn.Buffer(zipf_target(config.num_codes), persistent=False)
         self.means = nn.ModuleDict({f"{split}_{name}": MeanMetric() for split in ("val", "test") for name in _LOGGED})
-        self.usage = nn.ModuleDict({split: CodebookUsage(config.num_codes) for split in ("val", "test")})
+        self.usage = nn.ModuleDict(
+            {
+                f"{split}_{kind}": CodebookUsage(config.num_codes)
+                for split in ("val", "test")
+                for kind in ("nearest", "drawn")
+            }
+        )
 
     @property
     def num_codes(self) -> int:
@@ -113,7 +119,8 @@ class LitVQVAE(L.LightningModule):
         quantize = bool(self.vqvae.quantizer.initialised)
         out = self.vqvae(channels, quantize=quantize)
         pull = codebook_losses(out.latents, out.tokens)
-        counts = self._over_ranks(out.counts).sum(0)
+        # validation has its own sum over the whole split: ranks may have unequal numbers of its batches
+        counts = (self._over_ranks(out.counts) if self.training else out.counts).sum(0)
         losses = {
             "reconstruction": F.smooth_l1_loss(out.reconstruction, target),
             "embedding": pull.embedding,
@@ -122,14 +129,7 @@ class LitVQVAE(L.LightningModule):
             "context": context_loss(out.counts),
             "mmd": counts.new_zeros(()) if self.word_mmd is None else self.word_mmd(self.vqvae.quantizer.codebook()),
         }
-        codebook = (
-            self.embedding_weight * losses["embedding"]
-            + self.commitment_weight * losses["commitment"]
-            + self.zipf_weight * losses["zipf"]
-            + self.context_weight * losses["context"]
-            + self.mmd_weight * losses["mmd"]
-        )
-        losses["loss"] = losses["reconstruction"] + float(quantize) * codebook
+        losses["loss"] = self._total(losses)
         with torch.no_grad():
             joints, _ = self.vqvae.features.joints(out.reconstruction)
             truth = batch["clean"] if self.denoise else batch["joints"]
@@ -140,12 +140,24 @@ class LitVQVAE(L.LightningModule):
             losses["token_norm"] = self.vqvae.quantizer.codebook().norm(dim=-1).mean()
         seen = {
             "gap": out.gap,
+            "counts": out.counts.detach().sum(0),
             "indices": out.indices,
             "labels": batch["labels"],
             "reconstruction": joints,
             "truth": truth,
         }
         return losses, {**seen, "persons": batch["persons"]}
+
+    def _total(self, losses: dict[str, Tensor]) -> Tensor:
+        """Their weighted sum; before the codebook stands, reconstruction alone."""
+        codebook = (
+            self.embedding_weight * losses["embedding"]
+            + self.commitment_weight * losses["commitment"]
+            + self.zipf_weight * losses["zipf"]
+            + self.context_weight * losses["context"]
+            + self.mmd_weight * losses["mmd"]
+        )
+        return losses["reconstruction"] + float(self.vqvae.quantizer.initialised) * codebook
 
     def _over_ranks(self, counts: Tensor) -> Tensor:
         """Counts [B, N] of all ranks' clips, with gradient; DDP's mean then gives the whole batch's gradient."""
@@ -168,17 +180,11 @@ class LitVQVAE(L.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
-        if self.trainer.world_size > 1:  # ranks may have unequal numbers of batches, so nothing is gathered by step
-            world, self._over_ranks = self._over_ranks, lambda counts: counts  # type: ignore[method-assign]
-            try:
-                losses, seen = self._losses(batch)
-            finally:
-                self._over_ranks = world  # type: ignore[method-assign]
-        else:
-            losses, seen = self._losses(batch)
+        losses, seen = self._losses(batch)
         for name in _LOGGED:
             self.means[f"{split}_{name}"](losses[name], len(batch["labels"]))
-        self.usage[split].update(seen["indices"])  # type: ignore[operator]
+        self.usage[f"{split}_nearest"].update(seen["indices"])  # type: ignore[operator]
+        self.usage[f"{split}_drawn"].add(seen["counts"])  # type: ignore[operator]
         return seen
 
     def on_validation_epoch_end(self) -> None:
@@ -189,12 +195,17 @@ class LitVQVAE(L.LightningModule):
 
     def _report(self, split: str) -> None:
         """Log each measure over the whole split and all ranks."""
+        found: dict[str, Tensor] = {}
         for name in _LOGGED:
             metric = self.means[f"{split}_{name}"]
-            self.log(f"{split}/{name}", metric.compute(), rank_zero_only=True)  # type: ignore[operator]
+            found[name] = metric.compute()  # type: ignore[operator]
             metric.reset()  # type: ignore[operator]
-        counts = self.usage[split].compute()  # type: ignore[operator]
-        self.usage[split].reset()  # type: ignore[operator]
+        found["zipf"] = zipf_loss(self.usage[f"{split}_drawn"].compute().float(), self.zipf_target)  # type: ignore[operator]
+        self.usage[f"{split}_drawn"].reset()  # type: ignore[operator]
+        found["loss"] = self._total(found)
+        self.log_dict({f"{split}/{name}": value for name, value in found.items()})
+        counts = self.usage[f"{split}_nearest"].compute()  # type: ignore[operator]
+        self.usage[f"{split}_nearest"].reset()  # type: ignore[operator]
         report = usage_report(counts)
         usage = counts.float() / counts.sum().clamp_min(1)
         self.log(f"{split}/js_to_zipf", js_divergence(usage.sort(descending=True).values, self.zipf_target))

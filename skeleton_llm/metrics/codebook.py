@@ -38,7 +38,7 @@ def usage_report(counts: Float[Tensor, " N"] | Int[Tensor, " N"]) -> UsageReport
 
 
 class CodebookUsage(Metric):
-    """Number of times each token was used, summed over batches and ranks; ``compute`` gives int64 [N]."""
+    """Number of times each token was used, summed over batches and ranks; ``compute`` gives float64 [N]."""
 
     full_state_update = False
     counts: Tensor
@@ -47,12 +47,17 @@ class CodebookUsage(Metric):
         """Start at zero."""
         super().__init__(**kwargs)
         self.num_codes = num_codes
-        self.add_state("counts", torch.zeros(num_codes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(num_codes, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, indices: Int[Tensor, "*B"]) -> None:
         """Count the tokens of some sentences."""
         self.counts += torch.bincount(indices.flatten(), minlength=self.num_codes)
 
-    def compute(self) -> Int[Tensor, " N"]:
+    def add(self, counts: Float[Tensor, " N"]) -> None:
+        """Add what was counted elsewhere."""
+        self.update(counts.new_zeros(0, dtype=torch.long))
+        self.counts += counts
+
+    def compute(self) -> Float[Tensor, " N"]:
         """The counts."""
         return self.counts

@@ -23,14 +23,14 @@ def run(data: str, out: str, ranks: int) -> None:
     L.seed_everything(0)
     module = SkeletonDataModule(data, "synthetic_xsub", batch_size=16 // ranks)
     network = VQVAEConfig(width=16, depth=1, num_codes=32, noise=False)
-    model = PlainSteps("ntu25", 2, network=network, quantize_after=1, sample_clips=64)
+    model = PlainSteps("ntu25", 2, network=network, quantize_after=0, sample_clips=64)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=ranks,
         strategy="ddp_spawn" if ranks > 1 else "auto",
-        max_steps=2,  # the second with every loss; more would let discrete flips grow from rounding
+        max_steps=1,  # more steps would let discrete flips grow from rounding
         max_epochs=-1,
-        val_check_interval=2,
+        val_check_interval=1,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=False,
