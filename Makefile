@@ -1,6 +1,6 @@
 # Every target is a thin line over the skeleton-llm command and can be repeated.
 DATA ?= synthetic
-LLM ?= built-in
+LLM ?=
 RUN ?= demo
 SEED ?= 0
 CONFIG ?=
@@ -15,14 +15,14 @@ SETUP := .venv/.ready
 # nw_ucla, ntu60_xsub, ...: the overlay in configs/data; its dataset is the name without the protocol
 DATASET := $(firstword $(subst _x, ,$(DATA)))
 RUN_DIR := runs/$(RUN)
-OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c)) --seed_everything $(SEED)
-MODEL = --model.init_args.llm.name $(LLM)
+OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c)) --seed_everything $(SEED) --data.init_args.seed $(SEED)
+MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
 
 .PHONY: help setup demo prepare stage1 stage2 probe test test-slow lint bench tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
-	@echo "variables: DATA=$(DATA) LLM=$(LLM) RUN=$(RUN) SEED=$(SEED) CONFIG=more.yaml ARGS=\"--trainer.max_steps=500\" RAW=folder"
+	@echo "variables: DATA=$(DATA) LLM=folder-or-hub-id RUN=$(RUN) SEED=$(SEED) CONFIG=more.yaml ARGS=\"--trainer.max_steps=500\" RAW=folder"
 
 setup: $(SETUP) ## install everything into .venv (done by the other targets)
 $(SETUP): pyproject.toml constraints.txt

@@ -72,7 +72,7 @@ class SkeletonCLI(LightningCLI):
             )
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        config = self.config[self.subcommand]["trainer"]
+        config = self._get(self.config_init, "trainer")
         if config["logger"] in (None, True):
             # one version for all restarts, so that curves go on
             kwargs["logger"] = TensorBoardLogger(str(self.folder), name="", version="")

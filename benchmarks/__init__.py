@@ -1,0 +1,1 @@
+"""Performance as ratios to named peers, measured side by side: ``make bench``."""
