@@ -12,7 +12,7 @@ _SIZE, _MARGIN, _MOST_FRAMES = 320, 28, 100
 
 
 def save_gif(path: Path | str, joints: np.ndarray, layout: str, title: str = "", *, milliseconds: int = 50) -> None:
-    """Draw joints [T, M, V, 3] (+y up) as seen along z, a little from the side, and write a GIF.
+    """Draw joints [T, M, V, 3] (+y up) as the camera sees them along z, a little from the side, and write a GIF.
 
     Absent persons (all joints zero) are left out; clips longer than 100 frames are thinned.
     """
@@ -24,7 +24,7 @@ def save_gif(path: Path | str, joints: np.ndarray, layout: str, title: str = "",
     shown = flat[seen].reshape(-1, 2)
     low, high = (shown.min(0), shown.max(0)) if len(shown) else (np.zeros(2), np.ones(2))
     scale = (_SIZE - 2 * _MARGIN) / max(float((high - low).max()), 1e-3)
-    place = (flat - (low + high) / 2) * scale * np.array([1, -1]) + _SIZE / 2
+    place = (flat - (low + high) / 2) * scale * -1 + _SIZE / 2  # +x lies to the sensor's left
     font = ImageFont.load_default()
     frames = []
     for points, there in zip(place, seen, strict=True):
