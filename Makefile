@@ -1,7 +1,7 @@
 # Every target is a thin line over the skeleton-llm command and can be repeated.
 DATA ?= synthetic
 LLM ?=
-RUN ?= demo
+RUN ?= $(if $(filter synthetic,$(DATA)),demo,$(DATA))
 SEED ?= 0
 CONFIG ?=
 ARGS ?=
@@ -18,6 +18,7 @@ RUN_DIR := runs/$(RUN)
 OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c)) --seed_everything $(SEED) --data.init_args.seed $(SEED)
 MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
 
+.NOTPARALLEL:
 .PHONY: help setup demo prepare stage1 stage2 probe test test-slow lint bench tensorboard builtin-llm
 
 help: ## list the targets
@@ -35,7 +36,7 @@ data/synthetic: | $(SETUP)
 	$(CLI) prepare synthetic
 
 prepare: $(SETUP) ## raw files to a prepared dataset: DATA=nw_ucla RAW=folder
-	$(CLI) prepare $(DATASET) $(if $(RAW),--raw $(RAW)) $(ARGS)
+	$(CLI) prepare $(DATASET) $(if $(RAW),--raw '$(RAW)') $(ARGS)
 
 stage1: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## train the action tokenizer
 	$(CLI) fit --config configs/stage1.yaml $(OVERLAYS) $(MODEL) --trainer.default_root_dir $(RUN_DIR)/stage1 $(ARGS)

@@ -1,4 +1,7 @@
-"""Nearest-token search against the bare matrix product, vector-quantize-pytorch and geoopt: python -m benchmarks.nearest."""
+"""Nearest-token search against the bare matrix product, vector-quantize-pytorch and geoopt.
+
+python -m benchmarks.nearest
+"""
 
 import geoopt
 import torch
@@ -22,7 +25,8 @@ def compare(latents: int, dim: int, codes: int = 512, *, with_geoopt: bool) -> N
     functions = {
         "bare matrix product and argmax (floor)": lambda: (z @ e.mT).argmax(-1),
         "skeleton_llm.geometry.nearest": lambda: nearest(z, e),
-        "vector-quantize-pytorch, eval forward": lambda: peer(z[None]),
+        "skeleton_llm.geometry.nearest and the tokens' vectors": lambda: e[nearest(z, e)],
+        "vector-quantize-pytorch, eval forward (search and vectors)": lambda: peer(z[None]),
     }
     if with_geoopt:
         functions["geoopt, distance of every pair and argmin"] = by_geoopt

@@ -93,7 +93,7 @@ class SkeletonDataModule(L.LightningDataModule):
         augmentation: random changes of training clips; null for none.
         batch_size: clips a rank takes per step.
         val_fraction: share of the training clips held out for validation, whole subjects at a time.
-        seed: of the order, the augmentation and the validation subjects.
+        seed: of the order and the augmentation (the validation subjects are always the same).
         num_workers: loader processes; 0 reads in the training process, which small datasets do fastest.
         partial: accept a dataset whose splits are smaller than the published ones.
     """
@@ -113,6 +113,8 @@ class SkeletonDataModule(L.LightningDataModule):
     ) -> None:
         """Open the dataset and split it, so that a wrong folder ends the run before anything else is built."""
         super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"data.init_args.batch_size must be at least 1, got {batch_size}")
         self.data = PreparedDataset.open(folder)
         self.info: dict[str, Any] = self.data.info
         self.layout: str = self.info["layout"]
@@ -124,7 +126,7 @@ class SkeletonDataModule(L.LightningDataModule):
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         train, test = self.protocol.split(self.data.table)
         if not partial:
-            check_published(self.protocol, len(train), len(test))
+            check_published(self.protocol, len(train), len(test), left_out=self.info.get("accepted", {}))
         train, val = carve_validation(self.data.table, train, val_fraction, seed=0)
         self.rows = {"train": train, "val": val, "test": test}
 
@@ -143,6 +145,8 @@ class SkeletonDataModule(L.LightningDataModule):
         """The stream of training batches from the step the trainer stands at (counters are restored before this)."""
         trainer = self.trainer
         assert trainer is not None
+        if trainer.max_steps < 1:
+            raise ValueError(f"trainer.max_steps must say how many steps the run has, got {trainer.max_steps}")
         stream = Stream(
             len(self.rows["train"]),
             self.batch_size,
@@ -160,10 +164,6 @@ class SkeletonDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Every test clip once over all ranks."""
-        return self._evaluation("test")
-
-    def predict_dataloader(self) -> DataLoader[Batch]:
-        """The test clips."""
         return self._evaluation("test")
 
     def _evaluation(self, split: str) -> DataLoader[Batch]:

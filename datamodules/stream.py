@@ -33,8 +33,8 @@ class Stream(Sampler[list[Key]]):
             )
 
     def __len__(self) -> int:
-        """Batches still to come."""
-        return max(self.horizon - self.start, 0)
+        """Batches of the whole run: Lightning counts the restored ones too."""
+        return self.horizon
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the keys of each batch."""

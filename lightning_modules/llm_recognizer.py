@@ -1,15 +1,17 @@
 """Stage 2: a language model learns to name the actions that sentences tell of (LLM-AR section 3.3, Eq. 13)."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.optimization import Optimization
-from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning
+from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, SkeletonReader, Tuning
 from skeleton_llm.metrics import NameAnswers
 from skeleton_llm.networks import ActionTokenizer
 from skeleton_llm.recognizer import Recognizer
@@ -27,6 +29,7 @@ class LitLLMRecognizer(L.LightningModule):
         prompt: the instruction.
         input_map: a learned linear map between code vectors and the model (off in the paper; small models need it).
         optimization: optimiser and schedule.
+        token_dropout: share of the action tokens hidden from the model in training, against learning clips by heart.
         generate: also answer freely (greedily) in validation and test, and count names that do not exist.
     """
 
@@ -41,6 +44,7 @@ class LitLLMRecognizer(L.LightningModule):
         tuning: Tuning | None = None,
         prompt: Prompt | None = None,
         optimization: Optimization | None = None,
+        token_dropout: float = 0.0,
         *,
         input_map: bool = False,
         generate: bool = True,
@@ -51,6 +55,9 @@ class LitLLMRecognizer(L.LightningModule):
         self.optimization = optimization or Optimization(
             lr=3e-3, betas=(0.9, 0.999), weight_decay=0.01, warmup_steps=100
         )
+        if not 0 <= token_dropout < 1:
+            raise ValueError(f"model.token_dropout is a share below 1, got {token_dropout}")
+        self.token_dropout = token_dropout
         self.input_map, self.generate, self.class_names = input_map, generate, class_names
         self.tokenizer = ActionTokenizer.from_pretrained(tokenizer)
         if self.tokenizer.layout != layout:
@@ -62,6 +69,15 @@ class LitLLMRecognizer(L.LightningModule):
             raise ValueError(
                 f"{tokenizer}: its codes are {self.tokenizer.dim} wide, the words of {self.llm.name} {self.llm.width};"
                 " run stage 1 with the same LLM="
+            )
+        if self.tuning.mode == "frozen" and not input_map:
+            raise ValueError(
+                "tuning.mode frozen without input_map leaves nothing to learn; set model.input_map to true"
+            )
+        made_for = self.tokenizer.info.get("llm", {}).get("fingerprint")
+        if made_for != self._llm_fingerprint:
+            rank_zero_warn(
+                f"{tokenizer} was aligned with the words of another language model of this width than {self.llm.name}"
             )
         self.network: LLMRecognizer | None = None
         few = min(5, len(class_names))
@@ -98,8 +114,13 @@ class LitLLMRecognizer(L.LightningModule):
         assert self.network is not None, "configure_model builds it"
         return self.network
 
+    def _read(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        reader: SkeletonReader = self.tokenizer
+        return reader.embed(batch["joints"], batch["persons"])
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        codes, mask = self.tokenizer.embed(batch["joints"], batch["persons"])
+        codes, mask = self._read(batch)
+        mask = mask & (torch.rand(mask.shape, device=mask.device) >= self.token_dropout)
         loss = self._network.loss(codes, mask, batch["labels"])
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
@@ -111,7 +132,7 @@ class LitLLMRecognizer(L.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
-        codes, mask = self.tokenizer.embed(batch["joints"], batch["persons"])
+        codes, mask = self._read(batch)
         answers = self._network.score(codes, mask)
         for name, score in (
             ("top1", answers.log_likelihoods),
@@ -137,8 +158,12 @@ class LitLLMRecognizer(L.LightningModule):
             self.log_dict({f"{split}/greedy_{name}": value for name, value in free.compute().items()})  # type: ignore[operator]
             free.reset()  # type: ignore[operator]
 
+    @cached_property
+    def _llm_fingerprint(self) -> str:
+        return self.llm.fingerprint()
+
     def _identity(self) -> dict[str, str]:
-        return {"llm": self.llm.fingerprint(), "tokenizer": self.tokenizer.fingerprint()}
+        return {"llm": self._llm_fingerprint, "tokenizer": self.tokenizer.fingerprint()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -148,7 +173,7 @@ class LitLLMRecognizer(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()
         for part, found in self._identity().items():
-            if checkpoint["trained_on"][part] != found:
+            if checkpoint.get("trained_on", {}).get(part) != found:
                 raise ValueError(
                     f"the checkpoint was written with another {part}; give that one back or start a new RUN="
                 )

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
@@ -104,4 +105,4 @@ class LitSkeletonClassifier(L.LightningModule):
     def export(self, folder: Path) -> None:
         """Keep the weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(self.state_dict(), folder / "classifier.pt")
+        save_file(self.state_dict(), folder / "classifier.safetensors")

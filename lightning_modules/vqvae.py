@@ -138,15 +138,8 @@ class LitVQVAE(L.LightningModule):
             losses["agreement"] = out.agreement
             losses["latent_norm"] = out.latents.norm(dim=-1).mean()
             losses["token_norm"] = self.vqvae.quantizer.codebook().norm(dim=-1).mean()
-        seen = {
-            "gap": out.gap,
-            "counts": out.counts.detach().sum(0),
-            "indices": out.indices,
-            "labels": batch["labels"],
-            "reconstruction": joints,
-            "truth": truth,
-        }
-        return losses, {**seen, "persons": batch["persons"]}
+        seen = {"gap": out.gap, "counts": out.counts.detach().sum(0), "indices": out.indices}
+        return losses, seen
 
     def _total(self, losses: dict[str, Tensor]) -> Tensor:
         """Their weighted sum; before the codebook stands, reconstruction alone."""

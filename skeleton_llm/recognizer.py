@@ -41,8 +41,9 @@ class Recognizer:
     """
 
     def __init__(self, tokenizer: ActionTokenizer, network: LLMRecognizer) -> None:
-        """Both are put in eval mode."""
-        self.tokenizer, self.network = tokenizer.eval(), network.eval()
+        """Both are put in eval mode, on the GPU where there is one."""
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer, self.network = tokenizer.eval().to(self.device), network.eval().to(self.device)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, llm: str | None = None) -> "Recognizer":
@@ -69,7 +70,8 @@ class Recognizer:
     @torch.no_grad()
     def probabilities(self, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]) -> Float[Tensor, "B C"]:
         """Probability of every class among the known ones: the softmax of exact log-likelihoods."""
-        return self.network.score(*self.tokenizer.embed(joints, persons)).log_likelihoods.softmax(-1)
+        codes = self.tokenizer.embed(joints.to(self.device), persons.to(self.device))
+        return self.network.score(*codes).log_likelihoods.softmax(-1).cpu()
 
     @torch.no_grad()
     def recognize(self, source: Path | str | Clip) -> Answer:
@@ -80,7 +82,7 @@ class Recognizer:
             ValueError: a file that its reader refuses, or another skeleton layout than the tokenizer's.
         """
         clip = source if isinstance(source, Clip) else self.read(source)
-        joints, persons = self.tokenizer.prepare(clip)
+        joints, persons = (tensor.to(self.device) for tensor in self.tokenizer.prepare(clip))
         probability = self.probabilities(joints, persons)[0]
         best = probability.argsort(descending=True)[:_TOP].tolist()
         names = self.network.class_names

@@ -3,11 +3,16 @@
 import argparse
 import json
 import logging
+import platform
 import re
+import shutil
+import subprocess
 import sys
 import warnings
 import zipfile
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,8 @@ import lightning as L
 import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 _NOISE = re.compile(r"Union subtypes|Subtypes:|Errors:|NoneType|Given value|NestedArg|^\s*$|^\s*- Expected")
@@ -44,22 +50,33 @@ class SkeletonCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         config["trainer"]["default_root_dir"] = str(self.folder)
-        if self.subcommand != "fit":
+        if config["ckpt_path"] is not None:
             return
-        if (self.folder / "results.json").is_file():
-            raise Finished(summary(self.folder))
         newest = newest_checkpoint(self.folder / "checkpoints")
-        if newest is None or config["ckpt_path"] is not None:
+        finished = self.subcommand == "fit" and (self.folder / "results.json").is_file()
+        if self.subcommand != "fit":
+            if newest is None:
+                raise FileNotFoundError(
+                    f"{self.folder / 'checkpoints'} holds no checkpoint to {self.subcommand}; train first,"
+                    " or name one with --ckpt_path"
+                )
+            config["ckpt_path"] = str(newest)
             return
-        self._refuse_changes()
-        config["ckpt_path"] = str(newest)
-        print(f"going on from {newest}", file=sys.stderr)
+        if finished or newest is not None:
+            self._refuse_changes()
+        if finished:
+            raise Finished(summary(self.folder))
+        if newest is not None:
+            config["ckpt_path"] = str(newest)
+            print(f"going on from {newest}", file=sys.stderr)
 
     def _refuse_changes(self) -> None:
         """Compare with the config that the interrupted run began with."""
         known = self.folder / "config.yaml"
         if not known.is_file():
-            return
+            raise FileNotFoundError(
+                f"{known} is missing, so nobody knows how the run in its folder began; give another RUN="
+            )
         parser = self._parser(self.subcommand)
         now = _flat(yaml.safe_load(parser.dump(self.config[self.subcommand], skip_validation=True)))
         then = _flat(yaml.safe_load(known.read_text()))
@@ -67,7 +84,7 @@ class SkeletonCLI(LightningCLI):
         if changed:
             keys = ", ".join(f"{key} ({then.get(key)} -> {now.get(key)})" for key in changed[:5])
             raise ValueError(
-                f"{self.folder} holds an interrupted run with another config: {keys};"
+                f"{self.folder} holds a run with another config: {keys};"
                 " give it the old values, another RUN=, or remove the folder"
             )
 
@@ -83,6 +100,15 @@ class SkeletonCLI(LightningCLI):
                 SLURMEnvironment(auto_requeue=False),
             ]
         return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Keep on what and where the run was made."""
+        if self.trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "environment.txt").open("a") as file:
+                file.write(
+                    environment(self.datamodule.info["content_hash"], self.config[self.subcommand]["seed_everything"])
+                )
 
     def after_fit(self) -> None:
         """The one look at the test split, then the results and what comes next."""
@@ -118,13 +144,30 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return best[1] if best else None
 
 
+def environment(data_hash: str, seed: Any) -> str:
+    """What a run stands on, a line each: time, revision, versions, machine, data, seed."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    git = shutil.which("git") and subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603
+    names = ("torch", "lightning", "transformers", "peft", "numpy")
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    facts = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "revision": git.stdout.strip() if git else "unknown",
+        "versions": ", ".join(f"{name} {version(name)}" for name in names),
+        "machine": f"{platform.platform()}, {machine}",
+        "data": data_hash,
+        "seed": seed,
+    }
+    return "".join(f"{name}: {value}\n" for name, value in facts.items()) + "\n"
+
+
 def summary(folder: Path) -> str:
     """Test results of a finished run as a few lines."""
     results: dict[str, float] = json.loads((folder / "results.json").read_text())
     lines = [f"finished: {folder}"]
     lines += [f"  {name:<32}{value:10.4f}" for name, value in sorted(results.items()) if name.startswith("test/")]
     if (folder / "tokenizer").is_dir():
-        lines.append(f"action tokenizer: {folder / 'tokenizer'}; next: make stage2")
+        lines.append(f"action tokenizer: {folder / 'tokenizer'}; next: make stage2 with the same DATA, RUN and LLM")
     if (folder / "recognizer").is_dir():
         lines.append(
             f"recogniser: {folder / 'recognizer'}; next: skeleton-llm recognize FILE --model {folder / 'recognizer'}"
@@ -160,6 +203,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            save_config_callback=SaveConfigCallback if command == "fit" else None,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={**strict, "fit": strict, "validate": strict, "test": strict},
             args=[command, *arguments],
@@ -169,7 +213,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
     except argparse.ArgumentError as error:
         print(f"config error: {sentence(error)}", file=sys.stderr)
         return 2
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError, MisconfigurationException) as error:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     return 0

@@ -3,37 +3,95 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from skeleton_llm.skeletons import PROTOCOLS, Clip, check_published, write_dataset
-from skeleton_llm.skeletons.readers import NW_UCLA_CLASSES, ntu_class_names, ntu_missing, read_ntu, read_nw_ucla
-from skeleton_llm.skeletons.store import COLUMNS
+from skeleton_llm.skeletons.readers import (
+    NW_UCLA_CLASSES,
+    ntu_class_names,
+    ntu_facts,
+    ntu_missing,
+    nw_ucla_facts,
+    nw_ucla_missing,
+    read_ntu,
+    read_nw_ucla,
+)
+from skeleton_llm.skeletons.store import COLUMNS, check_target
 from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
+
+Table = Mapping[str, np.ndarray]
+_SYNTHETIC_CLIPS = len(CLASS_NAMES) * 20 * 2 * 3
+_SHOWN = 8
+
+
+def _nothing_missing(labels: np.ndarray, views: np.ndarray) -> list[str]:
+    del labels, views
+    return []
 
 
 @dataclass(frozen=True)
 class Source:
-    """How a dataset is read: ``pattern`` of its files, their reader, names that are known to be unusable."""
+    """How a dataset is read: ``pattern`` of its files, their reader, what names tell, names known to be unusable."""
 
     layout: str
     class_names: tuple[str, ...]
     num_persons: int
     pattern: str = ""
     read: Callable[[Path], Clip] = read_nw_ucla
-    leave_out: Callable[[], frozenset[str]] = frozenset
+    facts: Callable[[str], dict[str, int] | None] = nw_ucla_facts
+    unusable: Callable[[], frozenset[str]] = frozenset
+    missing: Callable[[np.ndarray, np.ndarray], list[str]] = _nothing_missing
 
 
 SOURCES = {
     "synthetic": Source("ntu25", CLASS_NAMES, 2),
-    "nw_ucla": Source("kinect20", NW_UCLA_CLASSES, 1, "*.json", read_nw_ucla),
-    "ntu60": Source("ntu25", ntu_class_names(60), 2, "*.skeleton", read_ntu, ntu_missing),
-    "ntu120": Source("ntu25", ntu_class_names(120), 2, "*.skeleton", read_ntu, ntu_missing),
+    "nw_ucla": Source("kinect20", NW_UCLA_CLASSES, 1, "*.json", missing=nw_ucla_missing),
+    "ntu60": Source("ntu25", ntu_class_names(60), 2, "*.skeleton", read_ntu, ntu_facts, ntu_missing),
+    "ntu120": Source("ntu25", ntu_class_names(120), 2, "*.skeleton", read_ntu, ntu_facts, ntu_missing),
 }
+
+
+@dataclass
+class Reading:
+    """What became of the files: entries with ``file``, ``why`` and ``kind`` (listed or bad)."""
+
+    source: Source
+    left_out: list[dict[str, str]] = field(default_factory=list)
+
+    def clips(self, paths: list[Path]) -> Iterator[Clip]:
+        """Every good clip; the others are noted with the reason."""
+        unusable = self.source.unusable()
+        for path in tqdm(paths, unit="file", desc="reading", file=sys.stderr):
+            if path.stem in unusable:
+                self._note(path, "on the dataset's list of missing skeletons", "listed")
+                continue
+            try:
+                clip = self.source.read(path)
+                if clip.label is None:
+                    raise ValueError(f"{path}: its name tells no class; expected the dataset's own file names")
+                if not 0 <= clip.label < len(self.source.class_names):
+                    raise ValueError(
+                        f"{path}: unknown class {clip.label + 1}; expected 1 to {len(self.source.class_names)}"
+                    )
+            except (OSError, ValueError) as error:
+                self._note(path, str(error), "bad")
+                continue
+            yield clip
+
+    def _note(self, path: Path, why: str, kind: str) -> None:
+        self.left_out.append({"file": path.name, "why": why, "kind": kind})
+
+    def count(self, protocol: str, kind: str) -> list[int]:
+        """How many files of ``kind`` are missing from the training and from the test half, by their names."""
+        entries = [self.source.facts(entry["file"]) for entry in self.left_out if entry["kind"] == kind]
+        known = [facts for facts in entries if facts is not None]
+        table = {column: np.array([facts.get(column, -1) for facts in known], dtype=np.int64) for column in COLUMNS[2:]}
+        return [len(half) for half in PROTOCOLS[protocol].split(table)]
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -45,28 +103,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("dataset", choices=sorted(SOURCES))
     parser.add_argument("--raw", type=Path, help="folder of raw files, searched with its sub-folders")
     parser.add_argument("--out", type=Path, help="folder to write (data/DATASET)")
-    parser.add_argument("--allow-bad", action="store_true", help="leave damaged files out and exit with code 0")
+    parser.add_argument("--allow-bad", action="store_true", help="accept that damaged files are left out: exit code 0")
     parser.add_argument("--partial", action="store_true", help="accept fewer clips than the protocols publish")
     return parser.parse_args(argv)
-
-
-def _read(paths: list[Path], source: Source, left_out: list[dict[str, str]]) -> Iterator[Clip]:
-    """Yield every good clip; bad and unusable files go to ``left_out`` with the reason."""
-    unusable = source.leave_out()
-    for path in tqdm(paths, unit="file", desc="reading", file=sys.stderr):
-        if path.stem in unusable:
-            left_out.append({"file": path.name, "why": "on the dataset's list of missing skeletons", "kind": "listed"})
-            continue
-        try:
-            clip = source.read(path)
-            if clip.label is None:
-                raise ValueError(f"{path}: its name tells no class; expected the dataset's own file names")
-            if not 0 <= clip.label < len(source.class_names):
-                raise ValueError(f"{path}: unknown class {clip.label + 1}; expected 1 to {len(source.class_names)}")
-        except (OSError, ValueError) as error:
-            left_out.append({"file": path.name, "why": str(error), "kind": "bad"})
-            continue
-        yield clip
 
 
 def prepare(argv: Sequence[str]) -> int:
@@ -74,41 +113,55 @@ def prepare(argv: Sequence[str]) -> int:
     arguments = _arguments(argv)
     source, name = SOURCES[arguments.dataset], arguments.dataset
     out = arguments.out or Path("data") / name
-    left_out: list[dict[str, str]] = []
+    reading, lines = Reading(source), [""]
+    protocols = [protocol.name for protocol in PROTOCOLS.values() if protocol.dataset == name]
+    accepted: dict[str, list[int]] = {}
+
+    def check(table: Table) -> None:
+        lines[:] = [_split(protocol, table, reading, partial=arguments.partial) for protocol in protocols]
+        if arguments.allow_bad:
+            accepted.update({protocol: reading.count(protocol, "bad") for protocol in protocols})
+
     try:
-        if name == "synthetic":
-            total = len(CLASS_NAMES) * 120
-            clips: Iterator[Clip] = iter(
-                tqdm(synthetic_clips(), total=total, unit="clip", desc="making", file=sys.stderr)
-            )
-        else:
-            clips = _read(_files(arguments.raw, source, name), source, left_out)
-        kept = list(clips)
-        lines = _splits(name, kept, partial=arguments.partial)
-        write_dataset(
+        _check_folders(arguments.raw, out)
+        clips = _synthetic() if name == "synthetic" else reading.clips(_files(arguments.raw, source, name))
+        info = write_dataset(
             out,
-            kept,
+            clips,
             name=name,
             layout=source.layout,
             class_names=source.class_names,
             num_persons=source.num_persons,
             source=str(arguments.raw or "built-in"),
-            left_out=left_out,
+            left_out=reading.left_out,
+            check=check,
+            accepted=accepted,
         )
-    except (FileNotFoundError, ValueError) as error:
-        _report_bad(left_out)
+    except (OSError, ValueError) as error:
+        _report_bad(reading)
         print(f"error: {error}", file=sys.stderr)
         return 1
-    why = Counter(entry["kind"] for entry in left_out)
-    print(f"{out}: {len(kept):,} clips of {len(source.class_names)} classes, {source.layout}")
+    why = Counter(entry["kind"] for entry in reading.left_out)
+    print(f"{out}: {info['num_clips']:,} clips of {len(source.class_names)} classes, {source.layout}")
     for line in lines:
         print(f"  {line}")
     print(f"  left out: {why['listed']:,} on the list of missing skeletons, {why['bad']:,} bad")
-    _report_bad(left_out)
+    _report_bad(reading)
     if why["bad"] and not arguments.allow_bad:
         print("some files were bad (above); mend them, or accept this with --allow-bad", file=sys.stderr)
         return 1
     return 0
+
+
+def _synthetic() -> Iterator[Clip]:
+    return iter(tqdm(synthetic_clips(), total=_SYNTHETIC_CLIPS, unit="clip", desc="making", file=sys.stderr))
+
+
+def _check_folders(raw: Path | None, out: Path) -> None:
+    """Before anything is read: only an old dataset may be replaced, and raw files stay apart from prepared ones."""
+    check_target(out)
+    if raw is not None and out.resolve().is_relative_to(raw.resolve()):
+        raise ValueError(f"--out {out} lies inside --raw {raw}; give a folder outside of it")
 
 
 def _files(raw: Path | None, source: Source, name: str) -> list[Path]:
@@ -122,40 +175,24 @@ def _files(raw: Path | None, source: Source, name: str) -> list[Path]:
     return paths
 
 
-def _splits(name: str, clips: list[Clip], *, partial: bool) -> list[str]:
-    """One line a protocol; raises where a split has not its published size."""
-    lines = []
-    table = {
-        column: np.array([-1 if getattr(clip, column) is None else getattr(clip, column) for clip in clips])
-        for column in COLUMNS[2:]
-    }
-    for protocol in PROTOCOLS.values():
-        if protocol.dataset != name:
-            continue
-        train, test = protocol.split(table)
-        if not partial:
-            try:
-                check_published(protocol, len(train), len(test))
-            except ValueError as error:
-                raise ValueError(f"{error}{_missing(name, clips)}") from None
-        lines.append(f"{protocol.name}: {len(train):,} training, {len(test):,} test clips")
-    return lines
+def _split(name: str, table: Table, reading: Reading, *, partial: bool) -> str:
+    """One line on a protocol; raises where a split has not its published size and bad files do not explain it."""
+    protocol = PROTOCOLS[name]
+    train, test = protocol.split(table)
+    listed, bad = reading.count(name, "listed"), reading.count(name, "bad")
+    if not partial:
+        try:
+            check_published(protocol, len(train), len(test), left_out={name: bad})
+        except ValueError as error:
+            missing = reading.source.missing(table["label"], table["view"])
+            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+            raise ValueError(f"{error}{'; missing: ' if missing else ''}{'; '.join(missing[:_SHOWN])}{more}") from None
+    halves = zip(("training", "test"), (train, test), listed, bad, strict=True)
+    said = [f"{len(rows):,} {half} clips (left out: {a:,} listed, {b:,} bad)" for half, rows, a, b in halves]
+    return f"{name}: {', '.join(said)}"
 
 
-def _missing(name: str, clips: list[Clip]) -> str:
-    """Which parts look incomplete: classes and views with fewer clips than the fullest one of their kind."""
-    counts = Counter((clip.label, clip.view) for clip in clips)
-    views = sorted({view for _, view in counts if view is not None})
-    names = SOURCES[name].class_names
-    gaps = [
-        f"{names[label]} from view {view}" for label in range(len(names)) for view in views if not counts[label, view]
-    ]
-    absent = f"; absent: {', '.join(gaps[:6])}{' ...' if len(gaps) > 6 else ''}" if gaps else ""
-    by_view = ", ".join(f"view {view}: {sum(n for (_, v), n in counts.items() if v == view):,}" for view in views)
-    return f" (found {by_view}{absent})"
-
-
-def _report_bad(left_out: list[dict[str, str]]) -> None:
-    for entry in left_out:
+def _report_bad(reading: Reading) -> None:
+    for entry in reading.left_out:
         if entry["kind"] == "bad":
             print(f"bad: {entry['why']}", file=sys.stderr)

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +35,11 @@ def recognize(argv: Sequence[str]) -> int:
     if arguments.gif is not None and len(arguments.files) > 1:
         print("--gif draws one clip; give one FILE", file=sys.stderr)
         return 2
+    if arguments.gif is not None and arguments.gif.suffix != ".gif":
+        print(f"--gif {arguments.gif}: expected a file name that ends in .gif", file=sys.stderr)
+        return 2
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")  # PEFT on transformers 5
     from skeleton_llm.plotting import save_gif
     from skeleton_llm.recognizer import Recognizer
 
@@ -61,5 +66,9 @@ def recognize(argv: Sequence[str]) -> int:
             print(f"  action sentence: {' '.join(map(str, answer.sentence))}")
             print(f"  in free words: {answer.said!r}")
         if arguments.gif is not None:
-            save_gif(arguments.gif, clip.joints, clip.layout, answer.name)
+            try:
+                save_gif(arguments.gif, clip.joints, clip.layout, answer.name)
+            except OSError as error:
+                print(f"error: --gif {arguments.gif}: {error.strerror or error}", file=sys.stderr)
+                failed = True
     return int(failed)

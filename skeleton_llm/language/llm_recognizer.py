@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -190,24 +191,23 @@ class LLMRecognizer(nn.Module):
         try:
             config = json.loads((folder / "llm.json").read_text())
             spec, tuning = LanguageModel(**config["llm"]), Tuning(**config["tuning"])
-            prompt, names, mapped = Prompt(**config["prompt"]), config["class_names"], config["input_map"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder / 'llm.json'}: damaged ({error}); export the recogniser again") from error
-        if llm is not None:
-            spec.name = llm
-        if spec.fingerprint() != config["llm_fingerprint"]:
-            raise ValueError(
-                f"{folder}: was tuned on another language model than {spec.name}; name the right one with --llm"
-            )
-        base = spec.load()
-        if tuning.mode == "lora":
-            base = PeftModel.from_pretrained(base, str(folder / "adapter"))  # type: ignore[assignment]
-        elif tuning.mode == "full":
-            base.float().load_state_dict(load_file(folder / "llm.safetensors"), strict=False)
-        recognizer = cls(base, spec.tokenizer(), names, prompt, input_map=mapped)
-        recognizer.word_norm.fill_(config["word_norm"])
-        if recognizer.input_map is not None:
-            recognizer.input_map.load_state_dict(load_file(folder / "input_map.safetensors"))
+            spec.name = llm or spec.name
+            if spec.fingerprint() != config["llm_fingerprint"]:
+                raise ValueError(f"was tuned on another language model than {spec.name}; name the right one with --llm")
+            base = spec.load()
+            if tuning.mode == "lora":
+                base = PeftModel.from_pretrained(base, str(folder / "adapter"))  # type: ignore[assignment]
+            elif tuning.mode == "full":
+                base.float().load_state_dict(load_file(folder / "llm.safetensors"), strict=False)
+            prompt, names = Prompt(**config["prompt"]), config["class_names"]
+            recognizer = cls(base, spec.tokenizer(), names, prompt, input_map=config["input_map"])
+            recognizer.word_norm.fill_(config["word_norm"])
+            if recognizer.input_map is not None:
+                recognizer.input_map.load_state_dict(load_file(folder / "input_map.safetensors"))
+        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            if str(error).startswith("was tuned"):
+                raise ValueError(f"{folder}: {error}") from error
+            raise ValueError(f"{folder}: a damaged recogniser ({error}); export it again from stage 2") from error
         return recognizer.eval()
 
 

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -24,7 +24,7 @@ from transformers.utils import logging as hf_logging
 
 hf_logging.disable_progress_bar()
 BUILT_IN = Path(__file__).parent / "resources" / "built_in"
-_TABLES = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
+_TABLES = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
 
 
 @dataclass
@@ -36,8 +36,7 @@ class LanguageModel:
         revision: commit or tag of a hub id.
         dtype: of the frozen weights; bfloat16 needs an A100 or later, a V100 wants float16.
         quantization: ``nf4`` (QLoRA) or ``int8`` through bitsandbytes.
-        attention: ``sdpa`` for GPUs; ``eager`` trains twice as fast on a CPU (measured, short prompts);
-            ``flash_attention_2`` where its package is installed.
+        attention: ``sdpa`` for GPUs; ``eager`` trains twice as fast on a CPU (measured, short prompts).
         untrained: keep the architecture and draw the weights anew (does the model's knowledge matter?).
     """
 
@@ -45,7 +44,7 @@ class LanguageModel:
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     quantization: Literal["none", "nf4", "int8"] = "none"
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager"] = "sdpa"
     untrained: bool = False
 
     def __post_init__(self) -> None:
@@ -92,6 +91,7 @@ class LanguageModel:
 
         Raises:
             FileNotFoundError: no safetensors file holds it.
+            ValueError: a file is damaged.
         """
         if self.untrained:
             return self.load().get_input_embeddings().weight.detach().float()  # type: ignore[operator]
@@ -99,10 +99,13 @@ class LanguageModel:
         tables = (*_TABLES, "lm_head.weight") if self.config().tie_word_embeddings else _TABLES
         for table in tables:  # the output matrix only where the file holds none of the others
             for file in sorted(folder.glob("*.safetensors")):
-                with safe_open(file, framework="pt") as tensors:
-                    for key in tensors.keys():  # noqa: SIM118  (no mapping)
-                        if key.endswith(table):
-                            return tensors.get_tensor(key).float()
+                try:
+                    with safe_open(file, framework="pt") as tensors:
+                        found = [key for key in tensors.keys() if key.endswith(table)]  # noqa: SIM118  (no mapping)
+                        if found:
+                            return tensors.get_tensor(found[0]).float()
+                except SafetensorError as error:
+                    raise ValueError(f"{file}: damaged or cut off ({error}); fetch the model again") from error
         raise FileNotFoundError(
             f"{folder}: no *.safetensors file holds the word embeddings ({', '.join(_TABLES)});"
             " convert the model with transformers' save_pretrained"

@@ -59,7 +59,7 @@ class WordMMD(nn.Module):
 
     Args:
         words: the input embedding matrix, [V, D].
-        rows: words drawn afresh each call (from torch's generator); null takes all (exact).
+        rows: words drawn afresh each training step (from torch's generator); null takes all (exact).
     """
 
     words: Tensor
@@ -69,6 +69,8 @@ class WordMMD(nn.Module):
     def __init__(self, words: Float[Tensor, "V D"], rows: int | None = None) -> None:
         """Standardise the words and fix the bandwidths."""
         super().__init__()
+        if rows is not None and rows < 1:
+            raise ValueError(f"mmd_rows must be at least 1 (null takes all words), got {rows}")
         table = words.float() - words.float().mean(0)
         table = table / table.square().sum(-1).mean().sqrt().clamp_min(1e-12)
         self.rows = rows
@@ -77,8 +79,8 @@ class WordMMD(nn.Module):
         self.register_buffer("word_word", _mean_kernel(table, table, self.bandwidths), persistent=False)
 
     def forward(self, codes: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
-        """Squared MMD of ``codes`` to all words or to a fresh sample of them."""
+        """Squared MMD of ``codes`` to all words; in training, to a fresh sample of them if ``rows`` is set."""
         words = self.words
-        if self.rows is not None and self.rows < len(words):
+        if self.training and self.rows is not None and self.rows < len(words):
             words = words[torch.randint(len(words), (self.rows,), device=words.device)]
         return mmd(codes, words, self.bandwidths, self.word_word)

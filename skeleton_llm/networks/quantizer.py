@@ -73,6 +73,8 @@ class Quantizer(nn.Module):
         super().__init__()
         if not 0 < token_norms[0] < token_norms[1] < 20:
             raise ValueError(f"token_norms must be two rising bounds between 0 and 20, got {token_norms}")
+        if temperature <= 0 or sharpness <= 0:
+            raise ValueError(f"temperature and sharpness must be positive, got {temperature} and {sharpness}")
         if curvature <= 0:
             raise ValueError(f"curvature must be positive (geometry: euclidean is the flat case), got {curvature}")
         self.num_codes, self.dim, self.geometry, self.curvature = num_codes, dim, geometry, curvature

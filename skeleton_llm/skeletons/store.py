@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 
 from skeleton_llm.skeletons.clip import Clip
+from skeleton_llm.skeletons.layouts import find_layout
 
 COLUMNS = ("offset", "length", "label", "subject", "view", "setup", "replication")
 _UNKNOWN = -1
+_FILES = ("dataset.json", "clips.json", "frames.npy")
 
 
 def library_version() -> str:
@@ -23,6 +25,22 @@ def library_version() -> str:
         return version("skeleton-llm")
     except PackageNotFoundError:
         return "0"
+
+
+def check_target(folder: Path | str) -> None:
+    """Refuse to replace anything but a prepared dataset.
+
+    Raises:
+        ValueError: ``folder`` is a file, or holds other files than a prepared dataset's.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; expected a new or empty folder for the prepared dataset")
+    others = sorted(path.name for path in folder.iterdir() if path.name not in _FILES) if folder.exists() else []
+    if others:
+        raise ValueError(
+            f"{folder} holds other files ({others[0]}, ...), which would be lost; give a new or empty folder"
+        )
 
 
 def write_dataset(
@@ -35,50 +53,72 @@ def write_dataset(
     num_persons: int,
     source: str,
     left_out: Sequence[dict[str, str]] = (),
+    check: Callable[[Mapping[str, np.ndarray]], None] | None = None,
+    **facts: Any,
 ) -> dict[str, Any]:
     """Write ``clips`` as a prepared dataset and return its description (``dataset.json``).
 
-    Written into a temporary sibling and renamed, so ``folder`` is whole or absent; an old one is replaced.
+    Clips are written as they come, into a temporary sibling that is renamed at the end, so ``folder`` is whole or
+    absent; an old dataset is replaced. ``check`` sees the finished table and may still raise; ``facts`` join the
+    description.
 
     Raises:
         ValueError: no clip at all, or a clip of another layout, with too many persons, or with an unknown class.
     """
     folder = Path(folder)
+    check_target(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        chunks: list[np.ndarray] = []
         table: dict[str, list[Any]] = {column: [] for column in (*COLUMNS, "source")}
-        frames = 0
-        for clip in clips:
-            _check(clip, layout, num_persons, class_names)
-            joints = np.zeros((len(clip.joints), num_persons, *clip.joints.shape[2:]), dtype=np.float32)
-            joints[:, : clip.joints.shape[1]] = clip.joints
-            chunks.append(joints)
-            facts = (frames, len(joints), clip.label, clip.subject, clip.view, clip.setup, clip.replication)
-            for column, value in zip(COLUMNS, facts, strict=True):
-                table[column].append(value)
-            table["source"].append(clip.source)
-            frames += len(joints)
-        if not chunks:
+        frames, digest = 0, hashlib.sha256()
+        with (temporary / "frames.raw").open("wb") as raw:
+            for clip in clips:
+                _check(clip, layout, num_persons, class_names)
+                joints = np.zeros((len(clip.joints), num_persons, *clip.joints.shape[2:]), dtype="<f4")
+                joints[:, : clip.joints.shape[1]] = clip.joints
+                data = joints.tobytes()
+                raw.write(data)
+                digest.update(data)
+                row = (
+                    frames,
+                    len(joints),
+                    clip.label,
+                    clip.subject,
+                    clip.view,
+                    clip.setup,
+                    clip.replication,
+                    clip.source,
+                )
+                for column, value in zip(table, row, strict=True):
+                    table[column].append(value)
+                frames += len(joints)
+        if frames == 0:
             raise ValueError(f"{source}: no clip could be read, nothing was prepared; check the folder given as --raw")
-        flat = np.concatenate(chunks)
+        if check is not None:
+            check(_arrays(table))
         text = json.dumps(table)
-        digest = hashlib.sha256(flat.tobytes() + text.encode()).hexdigest()
+        digest.update(text.encode())
         info = {
             "name": name,
             "layout": layout,
             "units": "m",
             "class_names": list(class_names),
             "num_persons": num_persons,
-            "num_clips": len(chunks),
+            "num_clips": len(table["source"]),
             "source": source,
             "left_out": list(left_out),
-            "content_hash": digest,
+            "content_hash": digest.hexdigest(),
             "library_version": library_version(),
+            **facts,
         }
-        np.save(temporary / "frames.npy", flat)
+        shape = (frames, num_persons, find_layout(layout).num_joints, 3)
+        with (temporary / "frames.npy").open("wb") as file, (temporary / "frames.raw").open("rb") as raw:
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            shutil.copyfileobj(raw, file)
+        (temporary / "frames.raw").unlink()
         (temporary / "clips.json").write_text(text)
         (temporary / "dataset.json").write_text(json.dumps(info, indent=1))
         for path in temporary.iterdir():
@@ -90,6 +130,11 @@ def write_dataset(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return info
+
+
+def _arrays(table: Mapping[str, list[Any]]) -> dict[str, np.ndarray]:
+    """The columns as int64, -1 where unknown."""
+    return {name: np.array([_UNKNOWN if v is None else v for v in table[name]], dtype=np.int64) for name in COLUMNS}
 
 
 def _check(clip: Clip, layout: str, num_persons: int, class_names: Sequence[str]) -> None:
@@ -117,9 +162,7 @@ class PreparedDataset:
         self.info = info
         columns = json.loads((folder / "clips.json").read_text())
         self.sources: list[str] = columns["source"]
-        self.table = {
-            name: np.array([_UNKNOWN if v is None else v for v in columns[name]], dtype=np.int64) for name in COLUMNS
-        }
+        self.table = _arrays(columns)
         # "c": pages stay shared by ranks and workers, and torch may wrap them (it refuses read-only arrays)
         self.frames: np.ndarray = np.load(folder / "frames.npy", mmap_mode="c")
 
@@ -133,15 +176,28 @@ class PreparedDataset:
 
         Raises:
             FileNotFoundError: the folder or one of its files is absent.
+            ValueError: a file is damaged.
         """
         folder = Path(folder)
-        for name in ("dataset.json", "clips.json", "frames.npy"):
+        for name in _FILES:
             if not (folder / name).is_file():
                 raise FileNotFoundError(
                     f"{folder / name} is missing, so {folder} is no prepared dataset;"
                     f' run "make prepare DATA={folder.name} RAW=..." or "skeleton-llm prepare --help"'
                 )
-        return cls(folder, json.loads((folder / "dataset.json").read_text()))
+        try:
+            info = json.loads((folder / "dataset.json").read_text())
+            data = cls(folder, info)
+            whole = len(data.frames) == data.table["offset"][-1] + data.table["length"][-1]
+            if (
+                not whole
+                or len(data) != info["num_clips"]
+                or not {"name", "layout", "class_names", "num_persons"} <= info.keys()
+            ):
+                raise ValueError("its files do not belong together")
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder}: a damaged prepared dataset ({error}); prepare it again") from error
+        return data
 
     def __len__(self) -> int:
         """Number of clips."""

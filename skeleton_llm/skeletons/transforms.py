@@ -41,6 +41,11 @@ class Preprocess:
     frames: int = 64
     align: Literal["none", "yaw", "full"] = "yaw"
 
+    def __post_init__(self) -> None:
+        """Refuse an empty clip."""
+        if self.frames < 1:
+            raise ValueError(f"preprocess.frames must be at least 1, got {self.frames}")
+
     def canonical(self, joints: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         """Shift [3] and rotation [3, 3] that bring a raw clip [T, M, V, 3] to (joints + shift) @ rotation.
 

@@ -1,6 +1,6 @@
 import pytest
-from runs import stage1_arguments, stage2_arguments
 
+from runs import stage1_arguments, stage2_arguments
 from skeleton_llm.cli.main import main
 
 
@@ -15,6 +15,10 @@ from skeleton_llm.cli.main import main
         (["--model.init_args.network.num_codes", "7"], "num_codes must be even"),
         (["--data.init_args.protocol", "nw_ucla_xview"], "does not fit the dataset 'synthetic'"),
         (["--data.init_args.folder", "/nowhere"], "/nowhere/dataset.json is missing"),
+        (["--data.init_args.batch_size", "0"], "batch_size must be at least 1"),
+        (["--trainer.max_steps", "-1"], "trainer.max_steps must say how many steps"),
+        (["--trainer.accelerator", "cuda"], "CUDAAccelerator"),
+        (["--model.init_args.mmd_rows", "0"], "mmd_rows must be at least 1"),
         (["--model.init_args.llm.name", "no/such-model"], "'no/such-model' is no folder here"),
     ],
 )
@@ -24,7 +28,12 @@ def test_a_wrong_key_or_value_is_one_sentence_and_exit_code_2(small_data, tmp_pa
     assert named in error[-1]
     assert len(error) == 1
     assert len(error[0]) < 500
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+def test_testing_without_a_checkpoint_is_refused(small_data, tmp_path, capsys):
+    assert main(["test", *stage1_arguments(small_data, tmp_path / "run")[1:]]) == 2
+    assert "holds no checkpoint to test" in capsys.readouterr().err
 
 
 def test_a_missing_tokenizer_names_the_stage_that_makes_it(small_data, tmp_path, capsys):

@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
+from datamodules import SkeletonDataModule
 from skeleton_llm.cli.main import main
 from skeleton_llm.skeletons import PreparedDataset
 
@@ -23,10 +24,10 @@ def test_partial_dataset_is_refused_with_what_is_missing_and_taken_at_the_users_
     assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out)]) == 1
     error = capsys.readouterr().err
     assert "nw_ucla_xview must have 1,020 / 464 training and test clips, found 3 / 3" in error
-    assert "absent: put on clothes from view 1" in error or "absent: walk around from view 1" in error
+    assert "missing: 'pick up with one hand' from view 1: 1 of 53; " in error
     assert not out.exists()
     assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out), "--partial"]) == 0
-    assert "nw_ucla_xview: 3 training, 3 test clips" in capsys.readouterr().out
+    assert "nw_ucla_xview: 3 training clips (left out: 0 listed, 0 bad), 3 test clips" in capsys.readouterr().out
     assert len(PreparedDataset.open(out)) == 6
 
 
@@ -44,6 +45,33 @@ def test_good_files_are_finished_and_bad_ones_listed(tmp_path, capsys):
     assert len(data) == 9
     assert {entry["file"] for entry in data.info["left_out"]} == {"a01_s01_e01_v01.json", "a01_s01_e02_v01.json"}
     assert main([*arguments, "--allow-bad"]) == 0
+
+
+def test_bad_files_that_explain_a_short_split_are_accepted_at_the_users_word(shared, tmp_path, capsys):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(shared / "data/nw-ucla/all_sqe", raw, copy_function=shutil.copyfile)
+    (raw / "a01_s01_e00_v01.json").write_text("[")
+    assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out)]) == 1
+    assert "1,019 training clips (left out: 0 listed, 1 bad), 464 test clips" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="found 1,019 / 464"):
+        SkeletonDataModule(str(out), "nw_ucla_xview")
+    assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out), "--allow-bad"]) == 0
+    assert len(SkeletonDataModule(str(out), "nw_ucla_xview").rows["test"]) == 464
+    (raw / "a05_s01_e00_v03.json").unlink()
+    assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out), "--allow-bad"]) == 1
+    assert (
+        "missing: 'pick up with one hand' from view 1: 52 of 53; 'sit down' from view 3: 46 of 47"
+        in capsys.readouterr().err
+    )
+
+
+def test_nothing_but_an_old_dataset_is_ever_replaced(tmp_path, capsys):
+    raw = nw_ucla(tmp_path / "raw")
+    before = sorted(raw.iterdir())
+    for out, reason in ((raw, "holds other files"), (raw / "in", "lies inside --raw"), (before[0], "is a file")):
+        assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out), "--partial"]) == 1
+        assert reason in capsys.readouterr().err
+    assert sorted(raw.iterdir()) == before
 
 
 @pytest.mark.parametrize(
@@ -84,5 +112,4 @@ def test_a_class_beyond_the_dataset_is_bad(tmp_path, capsys):
 
 def test_synthetic_dataset_is_made_whole(tmp_path, capsys):
     assert main(["prepare", "synthetic", "--out", str(tmp_path / "out")]) == 0
-    assert "synthetic_xsub: 1,680 training, 720 test clips" in capsys.readouterr().out
-    shutil.rmtree(tmp_path / "out")
+    assert "synthetic_xsub: 1,680 training clips (left out: 0 listed, 0 bad), 720 test clips" in capsys.readouterr().out

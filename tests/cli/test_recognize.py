@@ -69,6 +69,13 @@ def test_gif_is_written_for_one_file_only(model, files, capsys):
     )
 
 
+def test_gif_that_cannot_be_written(model, files, capsys):
+    assert main(["recognize", str(files / "a.npy"), "--model", str(model), "--gif", str(files / "a.mov")]) == 2
+    (files / "file").write_text("")
+    assert main(["recognize", str(files / "a.npy"), "--model", str(model), "--gif", str(files / "file" / "a.gif")]) == 1
+    assert "error: --gif" in capsys.readouterr().err
+
+
 def test_missing_model_and_another_layout(model, files, tmp_path, capsys):
     assert main(["recognize", str(files / "a.npy"), "--model", str(tmp_path / "none")]) == 1
     assert 'run "make stage2"' in capsys.readouterr().err

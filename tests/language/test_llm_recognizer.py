@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning
+from skeleton_llm.language.prompts import UNSEEN
 
 NAMES = ["sit", "sit down", "wave the right hand"]
 
@@ -92,6 +93,17 @@ def test_another_base_model_is_refused(tmp_path):
         LLMRecognizer.from_pretrained(tmp_path)
 
 
+def test_damaged_folders_are_named(tmp_path):
+    tuning = Tuning(r=2)
+    build(tuning).save_pretrained(tmp_path, LanguageModel(), tuning, Prompt())
+    for name in ("input_map.safetensors", "adapter/adapter_model.safetensors", "llm.json"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:60])
+        with pytest.raises(ValueError, match="a damaged recogniser"):
+            LLMRecognizer.from_pretrained(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+
+
 def test_lora_trains_q_and_v_and_nothing_else_of_the_model():
     network = build(Tuning(r=4), input_map=False)
     learns = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
@@ -118,9 +130,8 @@ def test_learning_a_few_clips_by_heart_also_frees_the_greedy_answer(codes):
 def test_prompts_are_the_papers_word_for_word():
     before, after = Prompt().parts(NAMES)
     assert before + "X" + after == "Given a sequence of action tokens X, please predict the corresponding action."
-    before, after = Prompt(
-        "Given a sequence of action tokens [tokens], please predict the corresponding action from [list]."
-    ).parts(NAMES)
+    before, after = Prompt(UNSEEN).parts(NAMES)
+    assert before == "Given a sequence of action tokens "
     assert after == ", please predict the corresponding action from sit, sit down, wave the right hand."
     assert Prompt(wrapper="alpaca").parts(NAMES)[1].endswith("action.\n\n### Response:")
     with pytest.raises(ValueError, match=r"must hold \[tokens\] exactly once"):

@@ -69,19 +69,22 @@ def test_a_finished_run_says_so_and_a_changed_one_is_refused(small_data, tmp_pat
     capsys.readouterr()
     assert main(stage1_arguments(small_data, folder)) == 0
     assert f"finished: {folder}" in capsys.readouterr().out
+    assert main(stage1_arguments(small_data, folder, "--data.init_args.seed", "5")) == 2
+    assert "data.init_args.seed (0 -> 5)" in capsys.readouterr().err
+    assert "data: " in (folder / "environment.txt").read_text()
     (folder / "results.json").unlink()
     assert newest_checkpoint(folder / "checkpoints") is None  # six steps are fewer than a checkpoint's interval
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(small_data, tmp_path, monkeypatch, capsys, workers):
+@pytest.mark.parametrize(("workers", "stop"), [("0", 3), ("2", 3), ("0", 0)])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(small_data, tmp_path, monkeypatch, capsys, workers, stop):
     more = ["--data.init_args.num_workers", workers]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(stage1_arguments(small_data, whole, *more)) == 0
     step = LitVQVAE.training_step
 
     def interrupted(self, batch, batch_idx):
-        if batch_idx == 3:
+        if batch_idx == stop:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, batch, batch_idx)
 
@@ -91,7 +94,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(small_data, tmp_path, m
         with pytest.raises(SystemExit) as left:
             main(stage1_arguments(small_data, stopped, *more))
     assert left.value.code == 85
-    assert newest_checkpoint(stopped / "checkpoints").name == "step=4.ckpt"
+    assert newest_checkpoint(stopped / "checkpoints").name == f"step={stop + 1}.ckpt"
     assert main(stage1_arguments(small_data, stopped, *more, "--model.init_args.zipf_weight", "0.3")) == 2
     assert "model.init_args.zipf_weight (0.2 -> 0.3)" in capsys.readouterr().err
     assert main(stage1_arguments(small_data, stopped, *more)) == 0

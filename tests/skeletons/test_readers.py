@@ -118,7 +118,7 @@ def test_any_other_json_is_refused_in_one_sentence(tmp_path, value):
 
 def test_bad_nw_ucla_files_are_named_with_the_reason(tmp_path):
     good = np.zeros((2, 20, 3)).tolist()
-    with pytest.raises(ValueError, match="unknown class a07"):
+    with pytest.raises(ValueError, match=r"a07_s01_e00_v01\.json: unknown class; NW-UCLA has the actions a01"):
         read_nw_ucla(ucla(tmp_path / "a07_s01_e00_v01.json", good))
     with pytest.raises(ValueError, match="its name says class 1, its label 4"):
         read_nw_ucla(ucla(tmp_path / "a01_s01_e00_v01.json", good))

@@ -47,6 +47,22 @@ def test_a_failure_leaves_the_old_folder_and_no_litter(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
+def test_damaged_folders_are_named(tmp_path):
+    folder = tmp_path / "d"
+    for name, content in (("dataset.json", b""), ("clips.json", b"{}"), ("dataset.json", b"{}"), ("frames.npy", None)):
+        write_dataset(folder, clips(), **OPTIONS)
+        (folder / name).write_bytes(content if content is not None else (folder / name).read_bytes()[:-4000])
+        with pytest.raises(ValueError, match=r"d: a damaged prepared dataset .*prepare it again"):
+            PreparedDataset.open(folder)
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ValueError, match=r"holds other files \(thesis\.tex"):
+        write_dataset(tmp_path, clips(), **OPTIONS)
+    assert (tmp_path / "thesis.tex").exists()
+
+
 def test_unknown_class_and_no_clip_at_all(tmp_path):
     with pytest.raises(ValueError, match="unknown class 5; expected 0 to 1"):
         write_dataset(tmp_path / "d", [Clip(np.ones((1, 1, 20, 3), dtype=np.float32), "kinect20", 5)], **OPTIONS)

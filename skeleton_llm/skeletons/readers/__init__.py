@@ -5,8 +5,8 @@ from pathlib import Path
 
 from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.readers.npy import read_npy
-from skeleton_llm.skeletons.readers.ntu import ntu_class_names, ntu_missing, read_ntu
-from skeleton_llm.skeletons.readers.nw_ucla import NW_UCLA_CLASSES, read_nw_ucla
+from skeleton_llm.skeletons.readers.ntu import ntu_class_names, ntu_facts, ntu_missing, read_ntu
+from skeleton_llm.skeletons.readers.nw_ucla import NW_UCLA_CLASSES, nw_ucla_facts, nw_ucla_missing, read_nw_ucla
 
 _READERS: dict[str, Callable[[Path], Clip]] = {".skeleton": read_ntu, ".json": read_nw_ucla, ".npy": read_npy}
 
@@ -26,4 +26,15 @@ def read_clip(path: Path | str) -> Clip:
     return _READERS[path.suffix](path)
 
 
-__all__ = ["NW_UCLA_CLASSES", "ntu_class_names", "ntu_missing", "read_clip", "read_npy", "read_ntu", "read_nw_ucla"]
+__all__ = [
+    "NW_UCLA_CLASSES",
+    "ntu_class_names",
+    "ntu_facts",
+    "ntu_missing",
+    "nw_ucla_facts",
+    "nw_ucla_missing",
+    "read_clip",
+    "read_npy",
+    "read_ntu",
+    "read_nw_ucla",
+]

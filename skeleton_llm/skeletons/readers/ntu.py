@@ -30,6 +30,15 @@ def ntu_missing() -> frozenset[str]:
     return frozenset((_RESOURCES / "ntu_missing.txt").read_text().split())
 
 
+def ntu_facts(name: str) -> dict[str, int] | None:
+    """Label (0-based), subject, view, setup and replication that a file's name tells."""
+    match = _NAME.search(name)
+    if match is None:
+        return None
+    setup, view, subject, replication, action = (int(group) for group in match.groups())
+    return {"label": action - 1, "subject": subject, "view": view, "setup": setup, "replication": replication}
+
+
 class _Lines:
     """The file's lines with the number of the one last read, so that every complaint can name it."""
 
@@ -102,8 +111,4 @@ def read_ntu(path: Path | str) -> Clip:
         joints_out[:, person] = track
     present = joints_out[:, 0].any(axis=(1, 2))
     joints_out = joints_out[present]  # the main person's frames
-    match = _NAME.search(path.name)
-    if match is None:
-        return Clip(joints_out, NTU25.name, source=str(path))
-    setup, view, subject, replication, action = (int(group) for group in match.groups())
-    return Clip(joints_out, NTU25.name, action - 1, subject, view, setup, replication, str(path))
+    return Clip(joints_out, NTU25.name, source=str(path), **(ntu_facts(path.name) or {}))

@@ -20,6 +20,32 @@ _CLASSES = {
 NW_UCLA_CLASSES = tuple(_CLASSES.values())
 
 
+_COUNTS = (  # clips of each class from views 1, 2 and 3
+    (53, 49, 48), (52, 50, 50), (51, 45, 45), (64, 60, 49), (50, 51, 47),
+    (52, 50, 47), (49, 50, 43), (50, 49, 43), (49, 49, 47), (46, 51, 45),
+)  # fmt: skip
+
+
+def nw_ucla_facts(name: str) -> dict[str, int] | None:
+    """Label (0-based; -1 for an unknown action), subject, view and replication that a file's name tells."""
+    match = _NAME.search(name)
+    if match is None:
+        return None
+    action, subject, replication, view = (int(group) for group in match.groups())
+    label = list(_CLASSES).index(action) if action in _CLASSES else -1
+    return {"label": label, "subject": subject, "view": view, "replication": replication}
+
+
+def nw_ucla_missing(labels: np.ndarray, views: np.ndarray) -> list[str]:
+    """Each class and view with fewer clips than the published dataset, in words."""
+    return [
+        f"{NW_UCLA_CLASSES[label]!r} from view {view}: {found} of {whole}"
+        for label, row in enumerate(_COUNTS)
+        for view, whole in enumerate(row, start=1)
+        if (found := int(((labels == label) & (views == view)).sum())) < whole
+    ]
+
+
 def read_nw_ucla(path: Path | str) -> Clip:
     """Read one clip, [T, 1, 20, 3].
 
@@ -36,21 +62,13 @@ def read_nw_ucla(path: Path | str) -> Clip:
         joints = np.asarray(data["skeletons"], dtype=np.float32)
     except (KeyError, TypeError) as error:
         raise ValueError(f'{path}: expected an NW-UCLA clip with the key "skeletons" (numbers [T][20][3])') from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole NW-UCLA JSON file ({error}); fetch it again") from error
     if joints.ndim != 3 or joints.shape[1:] != (KINECT20.num_joints, 3):
         raise ValueError(f"{path}: expected frames of 20 joints with 3 coordinates, found an array {joints.shape}")
-    match = _NAME.search(path.stem) or _NAME.search(str(data.get("file_name", "")))
-    if match is None:
-        return Clip(joints[:, None], KINECT20.name, source=str(path))
-    action, subject, replication, view = (int(group) for group in match.groups())
-    if action not in _CLASSES:
-        raise ValueError(
-            f"{path}: unknown class a{action:02d}; NW-UCLA has the actions {', '.join(map(str, _CLASSES))}"
-        )
-    label = list(_CLASSES).index(action)
-    if data.get("label", label + 1) not in (label + 1, action):
-        raise ValueError(f"{path}: its name says class {label + 1}, its label {data['label']}; one of them is wrong")
-    return Clip(
-        joints[:, None], KINECT20.name, label, subject=subject, view=view, replication=replication, source=str(path)
-    )
+    facts = nw_ucla_facts(path.stem) or nw_ucla_facts(str(data.get("file_name", ""))) or {}
+    if facts.get("label") == -1:
+        raise ValueError(f"{path}: unknown class; NW-UCLA has the actions {', '.join(f'a{a:02d}' for a in _CLASSES)}")
+    if facts and data.get("label", facts["label"] + 1) not in (facts["label"] + 1, list(_CLASSES)[facts["label"]]):
+        raise ValueError(f"{path}: its name says class {facts['label'] + 1}, its label {data['label']}; one is wrong")
+    return Clip(joints[:, None], KINECT20.name, source=str(path), **facts)
