@@ -29,7 +29,6 @@ class LitLLMRecognizer(L.LightningModule):
         prompt: the instruction.
         input_map: a learned linear map between code vectors and the model (off in the paper; small models need it).
         optimization: optimiser and schedule.
-        token_dropout: share of the action tokens hidden from the model in training, against learning clips by heart.
         generate: also answer freely (greedily) in validation and test, and count names that do not exist.
     """
 
@@ -44,7 +43,6 @@ class LitLLMRecognizer(L.LightningModule):
         tuning: Tuning | None = None,
         prompt: Prompt | None = None,
         optimization: Optimization | None = None,
-        token_dropout: float = 0.0,
         *,
         input_map: bool = False,
         generate: bool = True,
@@ -55,9 +53,6 @@ class LitLLMRecognizer(L.LightningModule):
         self.optimization = optimization or Optimization(
             lr=3e-3, betas=(0.9, 0.999), weight_decay=0.01, warmup_steps=100
         )
-        if not 0 <= token_dropout < 1:
-            raise ValueError(f"model.token_dropout is a share below 1, got {token_dropout}")
-        self.token_dropout = token_dropout
         self.input_map, self.generate, self.class_names = input_map, generate, class_names
         self.tokenizer = ActionTokenizer.from_pretrained(tokenizer)
         if self.tokenizer.layout != layout:
@@ -119,9 +114,7 @@ class LitLLMRecognizer(L.LightningModule):
         return reader.embed(batch["joints"], batch["persons"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        codes, mask = self._read(batch)
-        mask = mask & (torch.rand(mask.shape, device=mask.device) >= self.token_dropout)
-        loss = self._network.loss(codes, mask, batch["labels"])
+        loss = self._network.loss(*self._read(batch), batch["labels"])
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
