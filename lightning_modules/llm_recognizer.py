@@ -14,7 +14,7 @@ from lightning_modules.optimization import Optimization
 from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, SkeletonReader, Tuning
 from skeleton_llm.metrics import NameAnswers
 from skeleton_llm.networks import ActionTokenizer
-from skeleton_llm.recognizer import Recognizer
+from skeleton_llm.recognizer import Recognizer, score_views
 
 
 class LitLLMRecognizer(L.LightningModule):
@@ -125,8 +125,7 @@ class LitLLMRecognizer(L.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
-        codes, mask = self._read(batch)
-        answers = self._network.score(codes, mask)
+        answers = score_views(self.tokenizer, self._network, batch["joints"], batch["persons"])
         for name, score in (
             ("top1", answers.log_likelihoods),
             ("top5", answers.log_likelihoods),
@@ -136,7 +135,7 @@ class LitLLMRecognizer(L.LightningModule):
             metric(score, batch["labels"])
             self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
         if self.generate:
-            self.free[split].update(self._network.generate(codes, mask), batch["labels"])  # type: ignore[operator]
+            self.free[split].update(self._network.generate(*self._read(batch)), batch["labels"])  # type: ignore[operator]
         return {"predictions": answers.log_likelihoods.argmax(-1), "labels": batch["labels"]}
 
     def on_validation_epoch_end(self) -> None:

@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.optimization import Optimization
 from skeleton_llm.networks import ActionTokenizer, SkeletonFeatures, TemporalClassifier
+from skeleton_llm.skeletons import find_layout
 
 
 class LitSkeletonClassifier(L.LightningModule):
@@ -73,20 +74,20 @@ class LitSkeletonClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         return self.optimization.build(self.network.parameters(), self.trainer.max_steps)
 
-    def forward(self, batch: dict[str, Tensor]) -> Tensor:
-        """Logits [B, C]."""
+    def forward(self, joints: Tensor, persons: Tensor) -> Tensor:
+        """Logits [B, C] of preprocessed clips [B, T, M, V, 3]."""
         if self.tokenizer is None:
-            return self.network(self.features(batch["joints"], batch["persons"]))  # type: ignore[no-any-return]
+            return self.network(self.features(joints, persons))  # type: ignore[no-any-return]
         with torch.no_grad():
             if self.source == "latents":
-                seen = self.tokenizer.latents(batch["joints"], batch["persons"])
+                seen = self.tokenizer.latents(joints, persons)
             else:
-                seen, _ = self.tokenizer.embed(batch["joints"], batch["persons"])
+                seen, _ = self.tokenizer.embed(joints, persons)
         steps = seen.unflatten(1, (-1, self.group)).flatten(2) * self.tokenizer.dim**0.5  # channels of deviation 1
         return self.network(steps)  # type: ignore[no-any-return]
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch).float(), batch["labels"], label_smoothing=0.1)
+        loss = F.cross_entropy(self(batch["joints"], batch["persons"]).float(), batch["labels"], label_smoothing=0.1)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -97,7 +98,9 @@ class LitSkeletonClassifier(L.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
-        logits = self(batch)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        views = data.preprocess.views(batch["joints"], find_layout(data.layout))
+        logits = torch.stack([self(view, batch["persons"]).float().log_softmax(-1) for view in views]).mean(0)
         self.accuracy[split](logits, batch["labels"])
         self.log(f"{split}/top1", self.accuracy[split], prog_bar=True)
         return {"predictions": logits.argmax(-1), "labels": batch["labels"]}

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning
+from skeleton_llm.language import Answers, LanguageModel, LLMRecognizer, Prompt, Tuning
 from skeleton_llm.networks import ActionTokenizer
 from skeleton_llm.skeletons import Clip
 from skeleton_llm.skeletons.readers import read_clip
@@ -30,6 +30,16 @@ class Answer:
     top: list[tuple[str, float]]
     sentence: list[int]
     said: str
+
+
+def score_views(
+    tokenizer: ActionTokenizer, network: LLMRecognizer, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]
+) -> Answers:
+    """Scores of every class, the mean over the views that the tokenizer's preprocessing asks for."""
+    views = tokenizer.preprocess.views(joints, tokenizer.vqvae.features.layout)
+    scores = [network.score(*tokenizer.embed(view, persons)) for view in views]
+    mean = [torch.stack(part).mean(0) for part in zip(*scores, strict=True)]
+    return Answers(*mean)
 
 
 class Recognizer:
@@ -70,8 +80,8 @@ class Recognizer:
     @torch.no_grad()
     def probabilities(self, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]) -> Float[Tensor, "B C"]:
         """Probability of every class among the known ones: the softmax of exact log-likelihoods."""
-        codes = self.tokenizer.embed(joints.to(self.device), persons.to(self.device))
-        return self.network.score(*codes).log_likelihoods.softmax(-1).cpu()
+        scores = score_views(self.tokenizer, self.network, joints.to(self.device), persons.to(self.device))
+        return scores.log_likelihoods.softmax(-1).cpu()
 
     @torch.no_grad()
     def recognize(self, source: Path | str | Clip) -> Answer:

@@ -1,9 +1,9 @@
 """Everything that touches a language model: loading, tuning, prompts, scoring, the recogniser network."""
 
-from skeleton_llm.language.llm_recognizer import LLMRecognizer, SkeletonReader
+from skeleton_llm.language.llm_recognizer import Answers, LLMRecognizer, SkeletonReader
 from skeleton_llm.language.loading import LanguageModel
 from skeleton_llm.language.lora import Tuning
 from skeleton_llm.language.prompts import Prompt
 from skeleton_llm.language.scoring import NameTrie
 
-__all__ = ["LLMRecognizer", "LanguageModel", "NameTrie", "Prompt", "SkeletonReader", "Tuning"]
+__all__ = ["Answers", "LLMRecognizer", "LanguageModel", "NameTrie", "Prompt", "SkeletonReader", "Tuning"]

@@ -36,10 +36,12 @@ class Preprocess:
         frames: T, the length that the valid part of a clip is resized to (linear interpolation).
         align: ``yaw`` turns the body about the vertical so that its mean left-right axis lies along x; ``full`` also
             sets its spine upright; ``none`` keeps the camera's view.
+        mirrored: answers are the mean over the clip and its mirror image; only where no class depends on the side.
     """
 
     frames: int = 64
     align: Literal["none", "yaw", "full"] = "yaw"
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         """Refuse an empty clip."""
@@ -65,6 +67,10 @@ class Preprocess:
                 across = across @ rotation
             rotation = rotation @ _facing(across)
         return -body[0, layout.root].astype(np.float32), rotation.astype(np.float32)
+
+    def views(self, joints: Tensor, layout: Layout) -> list[Tensor]:
+        """The preprocessed clips [B, T, M, V, 3], and with ``mirrored`` their mirror images."""
+        return [joints, mirror(joints, layout)] if self.mirrored else [joints]
 
     def apply(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """One clip as a batch of one: joints [1, T, M, V, 3] float32 and persons [1, M] bool (who is there at all)."""
@@ -173,7 +179,7 @@ def place(
 
 def mirror(joints: Tensor, layout: Layout) -> Tensor:
     """Exchange left and right of aligned joints [..., V, 3]: x changes sign, the sides change names."""
-    return joints[..., list(layout.mirror), :] * torch.tensor([-1.0, 1.0, 1.0])
+    return joints[..., list(layout.mirror), :] * joints.new_tensor([-1.0, 1.0, 1.0])
 
 
 def _facing(across: np.ndarray) -> np.ndarray:

@@ -4,16 +4,18 @@ import signal
 
 import pytest
 import torch
-from runs import stage1_arguments, stage2_arguments
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datamodules import SkeletonDataModule
 from lightning_modules import LitLLMRecognizer
-from skeleton_llm import Recognizer
+from runs import stage1_arguments, stage2_arguments
+from skeleton_llm import ActionTokenizer, Recognizer
 from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
-from skeleton_llm.language import LanguageModel
+from skeleton_llm.language import LanguageModel, Tuning
+from skeleton_llm.skeletons import find_layout
+from skeleton_llm.skeletons.transforms import mirror
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +95,21 @@ def test_a_tokenizer_of_another_width_or_layout_is_refused_before_the_model_is_l
         LitLLMRecognizer(str(tokenizer), ["a", "b"], "ntu25", llm=small)
     with pytest.raises(ValueError, match="the tokenizer reads the layout ntu25, the data have kinect20"):
         LitLLMRecognizer(str(tokenizer), ["a", "b"], "kinect20")
+
+
+def test_mirrored_views_are_averaged_in_the_test_and_in_the_product_alike(small_data, tokenizer, tmp_path):
+    reader = ActionTokenizer.from_pretrained(tokenizer)
+    reader.preprocess.mirrored = True
+    names = SkeletonDataModule(str(small_data), "synthetic_xsub").class_names
+    model = LitLLMRecognizer(str(tokenizer), names, "ntu25", tuning=Tuning(r=2))
+    model.configure_model()
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=reader.preprocess)
+    batch = data.batches("test").__getitems__([(-1, i) for i in range(5)])
+    other = mirror(batch["joints"], find_layout("ntu25"))
+    recognizer = Recognizer(reader, model.network)
+    scores = [model.network.score(*reader.embed(joints, batch["persons"])) for joints in (batch["joints"], other)]
+    mean = (scores[0].log_likelihoods + scores[1].log_likelihoods) / 2
+    torch.testing.assert_close(recognizer.probabilities(batch["joints"], batch["persons"]), mean.softmax(-1))
+    torch.testing.assert_close(
+        recognizer.probabilities(other, batch["persons"]), mean.softmax(-1), rtol=1e-3, atol=1e-5
+    )
