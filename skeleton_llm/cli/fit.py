@@ -194,6 +194,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
         ".*LeafSpec.*",
         ".*args parameter is intended.*",
         "Checkpoint directory .* exists.*",
+        ".*resuming from a checkpoint that ended before the epoch ended.*",  # the stream starts where it stopped,
     ):
         warnings.filterwarnings("ignore", message)
     try:

@@ -66,22 +66,21 @@ def nearest(latents: Float[Tensor, "*B D"], tokens: Float[Tensor, "N D"], c: flo
     argmin_k d = argmax_k (tanh(2r) u . sinh(2s_k) v_k - cosh(2s_k)): one matrix product and a bias.
     """
     with torch.autocast(latents.device.type, enabled=False), torch.no_grad():
-        z, e = _at_least_float32(latents), _at_least_float32(tokens)
-        r, _ = _polar(z, c, direction=False)
+        z, e = _at_least_float32(latents).flatten(0, -2), _at_least_float32(tokens)
+        r = torch.linalg.vector_norm(z, dim=-1) * c**0.5
         s, v = _polar(e, c)
-        pull = ((2 * r).tanh() / r.clamp_min(_TINY) * c**0.5)[..., None] * z
-        return (
-            torch.addmm(-(2 * s).cosh(), pull.flatten(0, -2), ((2 * s).sinh()[:, None] * v).mT).argmax(-1).view(r.shape)
-        )
+        pull = (2 * r).tanh() / r.clamp_min(_TINY) * c**0.5
+        along = z @ ((2 * s).sinh()[:, None] * v).mT  # the only work that grows with D
+        return (along.mul_(pull[:, None]) - (2 * s).cosh()).argmax(-1).view(latents.shape[:-1])
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _polar(x: Tensor, c: float, *, direction: bool = True) -> tuple[Tensor, Tensor]:
+def _polar(x: Tensor, c: float) -> tuple[Tensor, Tensor]:
     norm = (x.square().sum(-1) + _TINY**2).sqrt()
-    return norm * c**0.5, (x / norm[..., None].clamp_min(_TINY) if direction else x)
+    return norm * c**0.5, x / norm[..., None].clamp_min(_TINY)
 
 
 def _from_q(q: Tensor, c: float) -> Tensor:

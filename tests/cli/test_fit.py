@@ -7,9 +7,9 @@ from skeleton_llm.cli.main import main
 @pytest.mark.parametrize(
     ("more", "named"),
     [
-        (["--model.init_args.zipf_wieght", "1"], "zipf_wieght"),
-        (["--model.init_args.network.widht", "8"], "widht"),
-        (["--trainer.max_step", "5"], "max_step"),
+        (["--model.init_args.zipf_weightt", "1"], "zipf_weightt"),
+        (["--model.init_args.network.widthh", "8"], "widthh"),
+        (["--trainer.max_stepp", "5"], "max_stepp"),
         (["--model.init_args.zipf_weight", "much"], "zipf_weight"),
         (["--data.init_args.augmentation.crop", "3.0"], "augmentation.crop is a share"),
         (["--model.init_args.network.num_codes", "7"], "num_codes must be even"),

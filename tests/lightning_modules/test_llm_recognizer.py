@@ -80,7 +80,8 @@ def test_another_base_model_cannot_go_on_from_a_checkpoint(small_data, tokenizer
     model.configure_model()
     checkpoint = {"state_dict": model.state_dict()}
     model.on_save_checkpoint(checkpoint)
-    other = LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=LanguageModel(untrained=True))
+    with pytest.warns(UserWarning, match="aligned with the words of another language model"):
+        other = LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=LanguageModel(untrained=True))
     with pytest.raises(ValueError, match="written with another llm"):
         other.on_load_checkpoint(checkpoint)
     del checkpoint["state_dict"][next(iter(checkpoint["state_dict"]))]
