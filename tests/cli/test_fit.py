@@ -1,7 +1,7 @@
 import pytest
 
-from runs import stage1_arguments, stage2_arguments
 from skeleton_llm.cli.main import main
+from small_runs import stage1_arguments, stage2_arguments
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datamodules import SkeletonDataModule
 from lightning_modules import LitLLMRecognizer
-from runs import stage1_arguments, stage2_arguments
 from skeleton_llm import ActionTokenizer, Recognizer
 from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
 from skeleton_llm.language import LanguageModel, Tuning
 from skeleton_llm.skeletons import find_layout
 from skeleton_llm.skeletons.transforms import mirror
+from small_runs import stage1_arguments, stage2_arguments
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_modules import LitVQVAE
-from runs import stage1_arguments
 from skeleton_llm import ActionTokenizer
 from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
+from small_runs import stage1_arguments
 
 ROOT = Path(__file__).parents[2]
 
