@@ -24,7 +24,7 @@ class CodebookUsageMonitor(L.Callback):
         self.collapse_share = collapse_share
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.num_codes: int = pl_module.num_codes  # type: ignore[assignment]
+        self.num_codes: int = pl_module.num_codes
         self.usage = CodebookUsage(self.num_codes)
         self.target = zipf_target(self.num_codes)
 

@@ -13,7 +13,7 @@ class ConfusionMatrix(L.Callback):
     """Draw it after each validation and after the test, from the steps' ``predictions`` and ``labels`` [B]."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.names: list[str] = trainer.datamodule.class_names  # type: ignore[attr-defined]
+        self.names: list[str] = trainer.datamodule.class_names
         self.matrix = MulticlassConfusionMatrix(len(self.names))
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -17,4 +17,4 @@ class Export(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
-            pl_module.export(Path(trainer.default_root_dir) / self.folder)  # type: ignore[operator]
+            pl_module.export(Path(trainer.default_root_dir) / self.folder)

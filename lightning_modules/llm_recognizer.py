@@ -95,7 +95,7 @@ class LitLLMRecognizer(L.LightningModule):
         )
 
     def setup(self, stage: str) -> None:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule
         data.preprocess = self.tokenizer.preprocess
 
     def configure_optimizers(self) -> Any:
@@ -135,7 +135,7 @@ class LitLLMRecognizer(L.LightningModule):
             metric(score, batch["labels"])
             self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
         if self.generate:
-            self.free[split].update(self._network.generate(*self._read(batch)), batch["labels"])  # type: ignore[operator]
+            self.free[split].update(self._network.generate(*self._read(batch)), batch["labels"])
         return {"predictions": answers.log_likelihoods.argmax(-1), "labels": batch["labels"]}
 
     def on_validation_epoch_end(self) -> None:
@@ -147,8 +147,8 @@ class LitLLMRecognizer(L.LightningModule):
     def _report(self, split: str) -> None:
         if self.generate:
             free = self.free[split]
-            self.log_dict({f"{split}/greedy_{name}": value for name, value in free.compute().items()})  # type: ignore[operator]
-            free.reset()  # type: ignore[operator]
+            self.log_dict({f"{split}/greedy_{name}": value for name, value in free.compute().items()})
+            free.reset()
 
     @cached_property
     def _llm_fingerprint(self) -> str:

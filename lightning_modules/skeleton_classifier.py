@@ -64,11 +64,11 @@ class LitSkeletonClassifier(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if self.tokenizer is not None:
-            self.trainer.datamodule.preprocess = self.tokenizer.preprocess  # type: ignore[attr-defined]
+            self.trainer.datamodule.preprocess = self.tokenizer.preprocess
 
     def on_fit_start(self) -> None:
         if self.source == "skeleton" and not self.features.fitted:
-            sample = self.trainer.datamodule.training_sample(1024)  # type: ignore[attr-defined]
+            sample = self.trainer.datamodule.training_sample(1024)
             self.features.fit(sample["joints"].to(self.device), sample["persons"].to(self.device))
 
     def configure_optimizers(self) -> Any:
@@ -77,14 +77,14 @@ class LitSkeletonClassifier(L.LightningModule):
     def forward(self, joints: Tensor, persons: Tensor) -> Tensor:
         """Logits [B, C] of preprocessed clips [B, T, M, V, 3]."""
         if self.tokenizer is None:
-            return self.network(self.features(joints, persons))  # type: ignore[no-any-return]
+            return self.network(self.features(joints, persons))
         with torch.no_grad():
             if self.source == "latents":
                 seen = self.tokenizer.latents(joints, persons)
             else:
                 seen, _ = self.tokenizer.embed(joints, persons)
         steps = seen.unflatten(1, (-1, self.group)).flatten(2) * self.tokenizer.dim**0.5  # channels of deviation 1
-        return self.network(steps)  # type: ignore[no-any-return]
+        return self.network(steps)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = F.cross_entropy(self(batch["joints"], batch["persons"]).float(), batch["labels"], label_smoothing=0.1)
@@ -98,7 +98,7 @@ class LitSkeletonClassifier(L.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule
         views = data.preprocess.views(batch["joints"], find_layout(data.layout))
         logits = torch.stack([self(view, batch["persons"]).float().log_softmax(-1) for view in views]).mean(0)
         self.accuracy[split](logits, batch["labels"])

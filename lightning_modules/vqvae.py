@@ -95,7 +95,7 @@ class LitVQVAE(L.LightningModule):
 
     def _sample(self) -> dict[str, Tensor]:
         """The same unaugmented training clips on every rank."""
-        sample = self.trainer.datamodule.training_sample(self.sample_clips)  # type: ignore[attr-defined]
+        sample = self.trainer.datamodule.training_sample(self.sample_clips)
         return {name: tensor.to(self.device) for name, tensor in sample.items()}
 
     def _place_codebook(self) -> None:
@@ -157,7 +157,7 @@ class LitVQVAE(L.LightningModule):
         if self.trainer.world_size == 1:
             return counts
         gathered: Any = self.all_gather(counts, sync_grads=True)
-        return gathered.flatten(0, 1)  # type: ignore[no-any-return]
+        return gathered.flatten(0, 1)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         losses, seen = self._losses(batch)
@@ -176,8 +176,8 @@ class LitVQVAE(L.LightningModule):
         losses, seen = self._losses(batch)
         for name in _LOGGED:
             self.means[f"{split}_{name}"](losses[name], len(batch["labels"]))
-        self.usage[f"{split}_nearest"].update(seen["indices"])  # type: ignore[operator]
-        self.usage[f"{split}_drawn"].add(seen["counts"])  # type: ignore[operator]
+        self.usage[f"{split}_nearest"].update(seen["indices"])
+        self.usage[f"{split}_drawn"].add(seen["counts"])
         return seen
 
     def on_validation_epoch_end(self) -> None:
@@ -191,14 +191,14 @@ class LitVQVAE(L.LightningModule):
         found: dict[str, Tensor] = {}
         for name in _LOGGED:
             metric = self.means[f"{split}_{name}"]
-            found[name] = metric.compute()  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
-        found["zipf"] = zipf_loss(self.usage[f"{split}_drawn"].compute().float(), self.zipf_target)  # type: ignore[operator]
-        self.usage[f"{split}_drawn"].reset()  # type: ignore[operator]
+            found[name] = metric.compute()
+            metric.reset()
+        found["zipf"] = zipf_loss(self.usage[f"{split}_drawn"].compute().float(), self.zipf_target)
+        self.usage[f"{split}_drawn"].reset()
         found["loss"] = self._total(found)
         self.log_dict({f"{split}/{name}": value for name, value in found.items()})
-        counts = self.usage[f"{split}_nearest"].compute()  # type: ignore[operator]
-        self.usage[f"{split}_nearest"].reset()  # type: ignore[operator]
+        counts = self.usage[f"{split}_nearest"].compute()
+        self.usage[f"{split}_nearest"].reset()
         report = usage_report(counts)
         usage = counts.float() / counts.sum().clamp_min(1)
         self.log(f"{split}/js_to_zipf", js_divergence(usage.sort(descending=True).values, self.zipf_target))
@@ -208,7 +208,7 @@ class LitVQVAE(L.LightningModule):
 
     def export(self, folder: Path) -> None:
         """Write the action tokenizer."""
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = self.trainer.datamodule
         kept = ("name", "layout", "num_persons", "class_names", "content_hash")
         info = {
             "dataset": {name: data.info[name] for name in kept},

@@ -88,7 +88,7 @@ class LLMRecognizer(nn.Module):
                     f"the text tokenizer does not give back the class name {name!r} but {text.decode(ids)!r};"
                     " rename the class or use another llm"
                 )
-        self.end = int(text.eos_token_id)  # type: ignore[arg-type]
+        self.end = int(text.eos_token_id)
         self.trie = NameTrie(names, self.end)
         self.register_buffer("ids_before", torch.tensor(begin + first), persistent=False)
         self.register_buffer("ids_after", torch.tensor(last), persistent=False)
@@ -102,7 +102,7 @@ class LLMRecognizer(nn.Module):
             nn.init.zeros_(self.input_map.bias)
 
     def _embedding(self) -> nn.Embedding:
-        return self.llm.get_input_embeddings()  # type: ignore[operator, no-any-return]
+        return self.llm.get_input_embeddings()[operator, no-any-return]
 
     def prompt(
         self, codes: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]

@@ -140,7 +140,7 @@ class LanguageModel:
                 device_map={"": place},
                 attn_implementation=self.attention,
             )
-        return model.requires_grad_(requires_grad=False)  # type: ignore[no-any-return]
+        return model.requires_grad_(requires_grad=False)
 
     def fingerprint(self) -> str:
         """SHA-256 of the word embeddings and the architecture: another base model gives another."""

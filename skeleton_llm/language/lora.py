@@ -54,4 +54,4 @@ class Tuning:
             bias="none",
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        return get_peft_model(model, config)

@@ -101,7 +101,7 @@ class NameTrie:
         logits = torch.cat([first.logits, tree.logits], dim=1).float()  # [B, 1 + K, V]
         edge_nodes, edge_tokens = self.edge_nodes.to(device), self.edge_tokens.to(device)
         edges = logits[:, edge_nodes, edge_tokens] - logits.logsumexp(-1)[:, edge_nodes]
-        return edges.double().matmul(self.membership.to(device)).float()  # type: ignore[no-any-return]
+        return edges.double().matmul(self.membership.to(device)).float()
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int) -> Int[Tensor, "C A"]:

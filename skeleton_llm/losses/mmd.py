@@ -26,7 +26,7 @@ def _mean_kernel(x: Tensor, y: Tensor, bandwidths: Tensor) -> Tensor:
     def block_sum(left: Tensor, right: Tensor) -> Tensor:
         squared = left.square().sum(-1)[:, None] + right.square().sum(-1) - 2 * left @ right.mT
         squared = squared.clamp_min(0)
-        return sum((-squared / (2 * b)).exp().double().sum() for b in bandwidths.tolist()) / len(bandwidths)  # type: ignore[return-value]
+        return sum((-squared / (2 * b)).exp().double().sum() for b in bandwidths.tolist()) / len(bandwidths)
 
     total = torch.zeros((), dtype=torch.float64, device=x.device)
     for block in y.split(_BLOCK):

@@ -97,7 +97,7 @@ class ActionTokenizer(nn.Module):
 
     def encode_clip(self, clip: Clip) -> list[int]:
         """The action sentence of one raw clip."""
-        return self.encode(*self.prepare(clip))[0].tolist()  # type: ignore[no-any-return]
+        return self.encode(*self.prepare(clip))[0].tolist()
 
     @torch.no_grad()
     def decode(self, indices: Int[Tensor, "B L"]) -> tuple[Float[Tensor, "B T M V 3"], Bool[Tensor, "B M"]]:

@@ -30,4 +30,4 @@ class TemporalClassifier(nn.Module):
     def forward(self, x: Float[Tensor, "B T F"]) -> Float[Tensor, "B C"]:
         """Logits."""
         steps = self.encoder(x).relu()
-        return self.head(torch.cat([steps.mean(1), steps.amax(1)], dim=-1))  # type: ignore[no-any-return]
+        return self.head(torch.cat([steps.mean(1), steps.amax(1)], dim=-1))

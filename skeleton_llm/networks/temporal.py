@@ -21,7 +21,7 @@ class ResidualConv(nn.Module):
 
     def forward(self, x: Float[Tensor, "B W T"]) -> Float[Tensor, "B W T"]:
         """Same shape."""
-        return x + self.layers(x)  # type: ignore[no-any-return]
+        return x + self.layers(x)
 
 
 def _residuals(width: int, depth: int) -> list[nn.Module]:
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T F"]) -> Float[Tensor, "B L D"]:
         """Latents, one a step."""
-        return self.layers(x.mT).mT  # type: ignore[no-any-return]
+        return self.layers(x.mT).mT
 
 
 class Decoder(nn.Module):
@@ -56,4 +56,4 @@ class Decoder(nn.Module):
 
     def forward(self, z: Float[Tensor, "B L D"]) -> Float[Tensor, "B T F"]:
         """Channels, one set a frame."""
-        return self.layers(z.mT).mT  # type: ignore[no-any-return]
+        return self.layers(z.mT).mT

@@ -103,7 +103,7 @@ class VQVAE(nn.Module):
     @property
     def frames_per_step(self) -> int:
         """Frames that one step of the encoder covers."""
-        return 2**self.config.downsamples  # type: ignore[no-any-return]
+        return 2**self.config.downsamples
 
     def latents(self, channels: Float[Tensor, "B T F"]) -> Float[Tensor, "B L D"]:
         """The encoder's raw output, ``tokens_per_step`` vectors a step, one after the other."""
@@ -122,7 +122,7 @@ class VQVAE(nn.Module):
     def decode_tokens(self, tokens: Float[Tensor, "B L D"]) -> Float[Tensor, "B T F"]:
         """Standardised channels; the gain of sqrt(D) gives the decoder inputs of deviation 1 (worth 4 cm, measured)."""
         steps = (tokens * math.sqrt(self.dim)).unflatten(1, (-1, self.config.tokens_per_step)).flatten(2)
-        return self.decoder(steps)  # type: ignore[no-any-return]
+        return self.decoder(steps)
 
     def decode(self, indices: Int[Tensor, "B L"]) -> tuple[Float[Tensor, "B T M V 3"], Bool[Tensor, "B M"]]:
         """Joints in metres, in the body's frame, and who is there."""
