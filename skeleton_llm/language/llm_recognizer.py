@@ -102,7 +102,7 @@ class LLMRecognizer(nn.Module):
             nn.init.zeros_(self.input_map.bias)
 
     def _embedding(self) -> nn.Embedding:
-        return self.llm.get_input_embeddings()[operator, no-any-return]
+        return self.llm.get_input_embeddings()  # type: ignore[operator]
 
     def prompt(
         self, codes: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]
