@@ -1,6 +1,7 @@
 """One recorded action, whatever format it came from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,13 +13,17 @@ class Clip:
     """Joint positions with what is known of their origin; every reader returns this.
 
     Attributes:
-        joints: [T, M, V, 3] float32 metres, camera frame, +y up; an absent person is zero in every frame.
+        joints: [T, M, V, 3] float32 metres, camera frame, +y up (planar layouts: see ``layouts``); an absent person is
+            zero in every frame.
         layout: name of the skeleton layout, see ``skeleton_llm.skeletons.LAYOUTS``.
         label: 0-based class; subject, view, setup, replication: ids of the recording, None where unknown.
         source: the file that it was read from.
+        splits: for each protocol whose halves come with the data, 0 for a training clip, 1 for a test clip.
+        limit: no coordinate lies farther from 0; beyond it the file is damaged or has other units.
 
     Raises:
-        ValueError: the array's shape does not fit the layout, it has no frame, or a coordinate is not finite.
+        ValueError: the array's shape does not fit the layout, it has no frame, or a coordinate is not finite or too
+            far away.
     """
 
     joints: np.ndarray
@@ -29,6 +34,8 @@ class Clip:
     setup: int | None = None
     replication: int | None = None
     source: str = ""
+    splits: Mapping[str, int] = field(default_factory=dict)
+    limit: float = 100.0
 
     def __post_init__(self) -> None:
         where = self.source or "clip"
@@ -42,9 +49,13 @@ class Clip:
                 f"{where}: expected {expected} joints for the layout {self.layout}, found {self.joints.shape[2]};"
                 " read it with the layout it was recorded in"
             )
-        bad = ~np.isfinite(self.joints)
+        bad = ~(np.abs(self.joints) <= self.limit)
         if bad.any():
-            frame, person, joint, _ = (int(i) for i in np.argwhere(bad)[0])
+            at = tuple(int(i) for i in np.argwhere(bad)[0])
+            frame, person, joint, _ = at
+            found = "is NaN or infinite" if not np.isfinite(self.joints[at]) else f"lies at {self.joints[at]:g}"
+            expected_size = "" if not np.isfinite(self.joints[at]) else f", expected at most {self.limit:g} (metres?)"
             raise ValueError(
-                f"{where}: frame {frame}, person {person}, joint {joint} is NaN or infinite; mend or remove the file"
+                f"{where}: frame {frame}, person {person}, joint {joint} {found}{expected_size};"
+                " mend or remove the file"
             )

@@ -60,13 +60,17 @@ class Preprocess:
         body = body[valid]
         rotation = np.eye(3)
         if self.align != "none":
-            across = body[:, layout.left_hip] - body[:, layout.right_hip]
-            across = (across + body[:, layout.left_shoulder] - body[:, layout.right_shoulder]).mean(axis=0)
+            hips = body[:, [layout.left_hip, layout.right_hip]]
+            shoulders = body[:, [layout.left_shoulder, layout.right_shoulder]]
+            across = (hips[:, 0] - hips[:, 1] + shoulders[:, 0] - shoulders[:, 1]).mean(axis=0)
             if self.align == "full":
-                rotation = _upright((body[:, layout.chest] - body[:, layout.root]).mean(axis=0))
+                rotation = _upright((shoulders - hips).mean(axis=(0, 1)))
                 across = across @ rotation
             rotation = rotation @ _facing(across)
-        return -body[0, layout.root].astype(np.float32), rotation.astype(np.float32)
+        shift = -body[0, layout.root].astype(np.float32)
+        if layout.planar:
+            shift[2] = 0  # a confidence, no place
+        return shift, rotation.astype(np.float32)
 
     def views(self, joints: Tensor, layout: Layout) -> list[Tensor]:
         """The preprocessed clips [B, T, M, V, 3], and with ``mirrored`` their mirror images."""
@@ -146,7 +150,7 @@ def valid_positions(
     start: Float[Tensor, " B"], share: Float[Tensor, " B"], length: Int[Tensor, " B"], frames: int
 ) -> Float[Tensor, "B T"]:
     """Fractional frame numbers of ``frames`` even steps over a part of each clip; one frame repeats."""
-    steps = torch.linspace(0, 1, frames)
+    steps = torch.linspace(0, 1, frames, device=length.device)
     return (start[:, None] + share[:, None] * steps) * (length[:, None] - 1).clamp_min(0)
 
 

@@ -3,23 +3,20 @@
 ``aAA_sSS_eEE_vVV.json`` holds {"file_name", "skeletons": [T][20][3] in metres, "label"}.
 """
 
-import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from skeleton_llm.skeletons.class_names import class_names
 from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.layouts import KINECT20
+from skeleton_llm.skeletons.readers.raw_file import load_json, to_single
 
 _NAME = re.compile(r"a(\d+)_s(\d+)_e(\d+)_v(\d+)")
-_CLASSES = {
-    1: "pick up with one hand", 2: "pick up with two hands", 3: "drop trash", 4: "walk around", 5: "sit down",
-    6: "stand up", 8: "put on clothes", 9: "take off clothes", 11: "throw", 12: "carry",
-}  # fmt: skip
-NW_UCLA_CLASSES = tuple(_CLASSES.values())
-
-
+_ACTIONS = tuple(int(action[1:]) for action in class_names("nw_ucla"))
+NW_UCLA_CLASSES = tuple(class_names("nw_ucla").values())
 _COUNTS = (  # clips of each class from views 1, 2 and 3
     (53, 49, 48), (52, 50, 50), (51, 45, 45), (64, 60, 49), (50, 51, 47),
     (52, 50, 47), (49, 50, 43), (50, 49, 43), (49, 49, 47), (46, 51, 45),
@@ -32,7 +29,7 @@ def nw_ucla_facts(name: str) -> dict[str, int] | None:
     if match is None:
         return None
     action, subject, replication, view = (int(group) for group in match.groups())
-    label = list(_CLASSES).index(action) if action in _CLASSES else -1
+    label = _ACTIONS.index(action) if action in _ACTIONS else -1
     return {"label": label, "subject": subject, "view": view, "replication": replication}
 
 
@@ -46,7 +43,7 @@ def nw_ucla_missing(labels: np.ndarray, views: np.ndarray) -> list[str]:
     ]
 
 
-def read_nw_ucla(path: Path | str) -> Clip:
+def read_nw_ucla(path: Path | str, data: Any = None) -> Clip:
     """Read one clip, [T, 1, 20, 3].
 
     Raises:
@@ -54,21 +51,20 @@ def read_nw_ucla(path: Path | str) -> Clip:
             the file's name.
     """
     path = Path(path)
-    text = path.read_bytes()
-    if not text.strip():
-        raise ValueError(f"{path}: the file is empty; fetch it again")
+    if data is None:
+        data = load_json(path)
     try:
-        data = json.loads(text)
-        joints = np.asarray(data["skeletons"], dtype=np.float32)
+        joints = np.array(data["skeletons"], dtype=np.float64)
     except (KeyError, TypeError) as error:
         raise ValueError(f'{path}: expected an NW-UCLA clip with the key "skeletons" (numbers [T][20][3])') from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not a whole NW-UCLA JSON file ({error}); fetch it again") from error
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{path}: skeletons are no numbers [T][20][3] ({error}); fetch it again") from error
     if joints.ndim != 3 or joints.shape[1:] != (KINECT20.num_joints, 3):
         raise ValueError(f"{path}: expected frames of 20 joints with 3 coordinates, found an array {joints.shape}")
-    facts = nw_ucla_facts(path.stem) or nw_ucla_facts(str(data.get("file_name", ""))) or {}
+    joints = to_single(joints, path)
+    facts: dict[str, Any] = nw_ucla_facts(path.stem) or nw_ucla_facts(str(data.get("file_name", ""))) or {}
     if facts.get("label") == -1:
-        raise ValueError(f"{path}: unknown class; NW-UCLA has the actions {', '.join(f'a{a:02d}' for a in _CLASSES)}")
-    if facts and data.get("label", facts["label"] + 1) not in (facts["label"] + 1, list(_CLASSES)[facts["label"]]):
+        raise ValueError(f"{path}: unknown class; NW-UCLA has the actions {', '.join(class_names('nw_ucla'))}")
+    if facts and data.get("label", facts["label"] + 1) not in (facts["label"] + 1, _ACTIONS[facts["label"]]):
         raise ValueError(f"{path}: its name says class {facts['label'] + 1}, its label {data['label']}; one is wrong")
     return Clip(joints[:, None], KINECT20.name, source=str(path), **facts)
