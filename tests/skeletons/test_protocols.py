@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
-from skeleton_llm.skeletons import PROTOCOLS, carve_validation, check_published, find_protocol
+from skeleton_llm.skeletons import PROTOCOLS, carve_validation, check_published, find_protocol, unseen_classes
+from skeleton_llm.skeletons.class_names import class_names
+from skeleton_llm.skeletons.readers import ntu_facts, ntu_missing
 
 
 def table(**columns):
@@ -57,3 +59,94 @@ def test_validation_fraction_is_checked():
         carve_validation(table(subject=[1, 2]), np.array([0, 1]), 0.9, seed=0)
     with pytest.raises(ValueError, match="at least 2 training subjects, found 1"):
         carve_validation(table(subject=[1, 1]), np.array([0, 1]), 0.1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "captured", "published"),
+    [  # clips before and after the lists of missing skeletons, from the papers and from every table since
+        ("ntu60_xsub", (40320, 16560), (40091, 16487)),
+        ("ntu60_xview", (37920, 18960), (37646, 18932)),
+        ("ntu120_xsub", (63360, 51120), (63026, 50919)),
+        ("ntu120_xset", (54720, 59760), (54468, 59477)),
+    ],
+)
+def test_the_missing_lists_explain_the_published_sizes_of_both_halves(name, captured, published):
+    listed = [ntu_facts(sample) for sample in ntu_missing()]
+    if name.startswith("ntu60"):
+        listed = [facts for facts in listed if facts["label"] < 60]
+    columns = table(**{key: [facts[key] for facts in listed] for key in ("subject", "view", "setup", "label")})
+    missing = [len(half) for half in PROTOCOLS[name].split(columns)]
+    assert [whole - left for whole, left in zip(captured, published, strict=True)] == missing
+    assert PROTOCOLS[name].published == published
+
+
+def test_smarthome_cross_view_counts_19_classes_and_cv2_trains_on_five_cameras():
+    names = list(class_names("smarthome"))
+    columns = table(
+        view=[1, 1, 2, 3, 5, 7, 2], subject=[3, 5, 3, 5, 3, 3, 3],
+        label=[names.index(n) for n in ("Walk", "WatchTV", "Walk", "Cutbread", "Walk", "Enter", "Cook.Cut")],
+    )  # fmt: skip
+    assert [rows.tolist() for rows in PROTOCOLS["smarthome_cs"].split(columns)] == [[0, 2, 4, 5, 6], [1, 3]]
+    assert [rows.tolist() for rows in PROTOCOLS["smarthome_cv1"].split(columns)] == [[0], [2]]
+    assert [rows.tolist() for rows in PROTOCOLS["smarthome_cv2"].split(columns)] == [[0, 3, 5], [2]]
+    assert len(PROTOCOLS["smarthome_cv1"].classes) == 19
+    assert names[PROTOCOLS["smarthome_cv1"].classes[16]] == "Usetablet"  # in the order of the protocol
+
+
+def test_uav_human_tests_on_thirty_of_119_subjects():
+    subjects = table(subject=range(119))
+    for name, some in (("uav_human_csv1", {1, 3, 4, 113}), ("uav_human_csv2", {1, 2, 7, 116})):
+        train, test = PROTOCOLS[name].split(subjects)
+        assert (len(train), len(test)) == (89, 30)
+        assert some <= set(test.tolist())
+
+
+def test_halves_that_come_with_the_data_go_before_a_rule_and_leave_clips_out():
+    columns = table(subject=[1, 3, 1], **{"test:ntu60_xsub": [1, 0, -1]})
+    assert [rows.tolist() for rows in PROTOCOLS["ntu60_xsub"].split(columns)] == [[1], [0]]
+
+
+def test_data_that_do_not_tell_what_a_rule_needs_are_refused():
+    with pytest.raises(ValueError, match="ntu60_xview: these data do not tell the view of each clip"):
+        PROTOCOLS["ntu60_xview"].split(table(view=[1, -1], subject=[1, 2]))
+    with pytest.raises(ValueError, match="pku_mmd1_xsub: these data do not tell the split"):
+        PROTOCOLS["pku_mmd1_xsub"].split(table(view=[1]))
+
+
+def test_a_published_total_is_checked_too():
+    with pytest.raises(ValueError, match="smarthome_cs must have 16,115 clips, found 9,000 / 7,114"):
+        check_published(PROTOCOLS["smarthome_cs"], 9000, 7114)
+    check_published(PROTOCOLS["smarthome_cs"], 9000, 7114, left_out={"smarthome_cs": [1, 0]})
+
+
+def test_validation_without_subjects_takes_whole_recordings_and_else_the_last_rows():
+    train = np.arange(12)
+    setups = np.repeat(np.arange(4), 3)
+    rest, val = carve_validation(table(subject=[-1] * 12, setup=setups), train, 0.2, seed=0)
+    assert len(val) == 3
+    assert not set(setups[rest]) & set(setups[val])
+    rest, val = carve_validation(table(subject=[-1] * 12, setup=[-1] * 12), train, 0.2, seed=0)
+    assert val.tolist() == [9, 10, 11]
+
+
+def test_zero_shot_splits_are_those_of_the_literature():
+    assert unseen_classes("55/5", "ntu60", 60) == (10, 11, 19, 26, 56)
+    for name, dataset, size in (("48/12", "ntu60", 12), ("110/10", "ntu120", 10), ("96/24", "ntu120", 24)):
+        classes = unseen_classes(name, dataset, 120)
+        assert len(set(classes)) == size
+        assert list(classes) == sorted(classes)
+        assert max(classes) < int(dataset[3:])
+    with pytest.raises(
+        ValueError, match=r"unknown zero-shot split '55/5' of ntu120; expected one of draw0 to draw4, 110/10"
+    ):
+        unseen_classes("55/5", "ntu120", 120)
+
+
+def test_llm_ars_five_draws_of_three_classes_are_fixed():
+    draws = [unseen_classes(f"draw{seed}", "ntu120", 120) for seed in range(5)]
+    assert len(set(draws)) == 5
+    assert all(len(set(draw)) == 3 and max(draw) < 120 for draw in draws)
+    assert draws == [unseen_classes(f"draw{seed}", "ntu120", 120) for seed in range(5)]
+    assert draws[0] == (61, 92, 111)  # written down in docs/datasets.md
+    with pytest.raises(ValueError, match="draws 3 classes; own has 3"):
+        unseen_classes("draw0", "own", 3)
