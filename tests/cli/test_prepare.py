@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
+import raw_clips
 from datamodules import SkeletonDataModule
 from skeleton_llm.cli.main import main
 from skeleton_llm.skeletons import PreparedDataset
@@ -39,8 +40,8 @@ def test_good_files_are_finished_and_bad_ones_listed(tmp_path, capsys):
     assert main(arguments) == 1
     said = capsys.readouterr()
     assert "2 bad" in said.out
-    assert "a01_s01_e01_v01.json: not a whole NW-UCLA JSON file" in said.err
-    assert "a01_s01_e02_v01.json: the file is empty" in said.err
+    assert "a01_s01_e01_v01.json: not whole JSON" in said.err
+    assert "a01_s01_e02_v01.json line 1: the file is empty" in said.err
     data = PreparedDataset.open(out)
     assert len(data) == 9
     assert {entry["file"] for entry in data.info["left_out"]} == {"a01_s01_e01_v01.json", "a01_s01_e02_v01.json"}
@@ -79,7 +80,7 @@ def test_nothing_but_an_old_dataset_is_ever_replaced(tmp_path, capsys):
     [
         (["nw_ucla"], "needs its raw files"),
         (["nw_ucla", "--raw", "/does/not/exist"], "no such folder"),
-        (["ntu60", "--raw", "{empty}"], r"holds no *.skeleton file"),
+        (["ntu60", "--raw", "{empty}"], "holds no raw clip of ntu60; expected SsssCcccPpppRrrrAaaa.skeleton files"),
     ],
 )
 def test_missing_raw_files(tmp_path, capsys, arguments, reason):
@@ -112,4 +113,61 @@ def test_a_class_beyond_the_dataset_is_bad(tmp_path, capsys):
 
 def test_synthetic_dataset_is_made_whole(tmp_path, capsys):
     assert main(["prepare", "synthetic", "--out", str(tmp_path / "out")]) == 0
-    assert "synthetic_xsub: 1,680 training clips (left out: 0 listed, 0 bad), 720 test clips" in capsys.readouterr().out
+    assert "synthetic_xsub: 1,680 training clips, 720 test clips" in capsys.readouterr().out
+
+
+def test_real_utd_mhad_is_whole_and_a_missing_file_is_named(shared, tmp_path, capsys):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(shared / "data/utd-mhad", raw, copy_function=shutil.copyfile)
+    assert main(["prepare", "utd_mhad", "--raw", str(raw), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "utd_mhad_xsub: 431 training clips (left out: 0 listed, 0 bad), 430 test clips" in said
+    assert "as published" in said
+    next(raw.rglob("a7_s3_t2_skeleton.mat")).unlink()
+    assert main(["prepare", "utd_mhad", "--raw", str(raw), "--out", str(out)]) == 1
+    assert "431 / 430 training and test clips, found 430 / 430" in (error := capsys.readouterr().err)
+    assert "missing: a7_s3_t2_skeleton.mat" in error
+    assert len(PreparedDataset.open(out)) == 861  # the old one is still there
+
+
+def test_a_partial_ntu_names_what_is_missing_of_its_grid(tmp_path, capsys):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for camera in (1, 2, 3):
+        (raw / f"S001C{camera:03d}P001R001A001.skeleton").write_text(raw_clips.ntu_text())
+    arguments = ["prepare", "ntu60", "--raw", str(raw), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert "ntu60_xsub must have 40,091 / 16,487 training and test clips, found 3 / 0" in error
+    assert "157 of 158 setup-performer pairs of S001 to S017 without any clip (56,520)" in error
+    assert "S001C001P001R001A002; S001C001P001R001A003" in error
+    assert main([*arguments, "--partial"]) == 0
+    said = capsys.readouterr().out
+    assert "missing: 157 of 158 setup-performer pairs" in said
+    with pytest.raises(ValueError, match="found 3 / 0"):
+        SkeletonDataModule(str(tmp_path / "out"), "ntu60_xsub")
+
+
+def test_the_actor_convention_is_a_key_and_is_kept(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "S001C001P001R001A050.skeleton").write_text(raw_clips.ntu_text(14))
+    clips = {}
+    for actors in ("ctrgcn", "prenormalize3d"):
+        out = tmp_path / actors
+        arguments = ["prepare", "ntu60", "--raw", str(raw), "--out", str(out), "--partial", "--actors", actors]
+        assert main(arguments) == 0
+        data = PreparedDataset.open(out)
+        assert data.info["actors"] == actors
+        clips[actors] = data.clip(0)
+    assert clips["ctrgcn"].joints.shape == clips["prenormalize3d"].joints.shape
+    assert abs(clips["ctrgcn"].joints - clips["prenormalize3d"].joints).max() > 0.1
+    assert data.info["class_ids"][49] == "A050"
+    assert data.info["class_names"][49] == "punching or slapping other person"
+
+
+def test_a_full_disk_is_told_before_anything_is_read(tmp_path, capsys, monkeypatch):
+    raw = nw_ucla(tmp_path / "raw")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000})())
+    assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(tmp_path / "out"), "--partial"]) == 1
+    assert "GB free, 9 clips need about" in capsys.readouterr().err
