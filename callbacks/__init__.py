@@ -6,5 +6,14 @@ from callbacks.confusion import ConfusionMatrix
 from callbacks.exact_resume import StepSeed
 from callbacks.export import Export
 from callbacks.preemption import Preemption
+from callbacks.reconstructions import Reconstructions
 
-__all__ = ["AtomicCheckpointIO", "CodebookUsageMonitor", "ConfusionMatrix", "Export", "Preemption", "StepSeed"]
+__all__ = [
+    "AtomicCheckpointIO",
+    "CodebookUsageMonitor",
+    "ConfusionMatrix",
+    "Export",
+    "Preemption",
+    "Reconstructions",
+    "StepSeed",
+]

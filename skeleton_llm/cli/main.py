@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -10,6 +11,8 @@ _HELP = """usage: skeleton-llm COMMAND ...
 Name human actions from skeletons with a large language model.
 
   prepare     raw skeleton files (or the built-in synthetic ones) to a prepared dataset
+  doctor      is a raw or prepared dataset whole and sound?
+  show        draw one clip as a GIF or a contact sheet
   fit         train a stage:      skeleton-llm fit --config configs/stage1.yaml --config configs/data/synthetic.yaml
   validate    validation split of a trained stage
   test        test split of a trained stage
@@ -17,6 +20,7 @@ Name human actions from skeletons with a large language model.
 
 "skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
 """
+_SHORT = ("prepare", "doctor", "show", "recognize")  # each a module with a function of its name
 _ROOMS = ("lightning_modules", "datamodules", "callbacks")
 
 
@@ -43,14 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_HELP.format(configs=f"Configs: {configs()}"), end="")
         return 0
     command, rest = arguments[0], arguments[1:]
-    if command == "prepare":
-        from skeleton_llm.cli.prepare import prepare
-
-        return prepare(rest)
-    if command == "recognize":
-        from skeleton_llm.cli.recognize import recognize
-
-        return recognize(rest)
+    if command in _SHORT:
+        return getattr(import_module(f"skeleton_llm.cli.{command}"), command)(rest)
     if command in ("fit", "validate", "test"):
         foreign = _foreign_room()
         if foreign:

@@ -1,42 +1,82 @@
-"""A moving skeleton as an animated GIF."""
+"""Moving skeletons as animated GIFs and contact sheets: the one place that draws them."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 
 from skeleton_llm.skeletons import find_layout
 
 _COLOURS = ((31, 119, 180), (214, 39, 40), (44, 160, 44))
 _SIZE, _MARGIN, _MOST_FRAMES = 320, 28, 100
+_ASIDE = np.array([[0.94, 0.0, -0.34], [0, 1, 0], [0.34, 0.0, 0.94]])  # the camera stands 20 degrees to the side
+Joints = Float[np.ndarray, "T M V 3"]
 
 
-def save_gif(path: Path | str, joints: np.ndarray, layout: str, title: str = "", *, milliseconds: int = 50) -> None:
-    """Draw joints [T, M, V, 3] (+y up) as the camera sees them along z, a little from the side, and write a GIF.
+def draw_frames(joints: Joints, layout: str, title: str = "", *, numbers: list[int] | None = None) -> list[Image.Image]:
+    """Each frame of joints (+y up) as the camera sees it along z, a little from the side; 2D layouts as in the image.
 
-    Absent persons (all joints zero) are left out; clips longer than 100 frames are thinned.
+    Bones and joints of the layout, a colour for each person, the title and the frame's number (``numbers``, by default
+    from 0) of how many. A person whose joints are all zero in a frame is not drawn there.
     """
-    bones = find_layout(layout).bones
-    joints = joints[:: -(-len(joints) // _MOST_FRAMES)]
-    turned = joints @ np.array([[0.94, 0.0, -0.34], [0, 1, 0], [0.34, 0.0, 0.94]])
+    kind = find_layout(layout)
+    flat = (joints if kind.planar else joints @ _ASIDE)[..., :2]
     seen: np.ndarray = np.asarray(joints.any(axis=(-1, -2)))
-    flat = turned[..., :2]
     shown = flat[seen].reshape(-1, 2)
     low, high = (shown.min(0), shown.max(0)) if len(shown) else (np.zeros(2), np.ones(2))
     scale = (_SIZE - 2 * _MARGIN) / max(float((high - low).max()), 1e-3)
-    place = (flat - (low + high) / 2) * scale * -1 + _SIZE / 2  # +x lies to the sensor's left
+    places = (flat - (low + high) / 2) * scale * -1 + _SIZE / 2  # +x lies to the sensor's left, +y up
     font = ImageFont.load_default()
+    numbers = list(range(len(joints))) if numbers is None else numbers
     frames = []
-    for points, there in zip(place, seen, strict=True):
+    for number, points, there in zip(numbers, places, seen, strict=True):
         image = Image.new("RGB", (_SIZE, _SIZE), "white")
         canvas = ImageDraw.Draw(image)
         for person in np.flatnonzero(there):
             colour = _COLOURS[person % len(_COLOURS)]
-            for child, parent in bones:
+            for child, parent in kind.bones:
                 canvas.line([tuple(points[person, child]), tuple(points[person, parent])], fill=colour, width=3)
             for x, y in points[person]:
                 canvas.ellipse((x - 2, y - 2, x + 2, y + 2), fill="black")
         canvas.text((8, 6), title, fill="black", font=font)
+        canvas.text((8, _SIZE - 16), f"frame {number}", fill="black", font=font)
         frames.append(image)
+    return frames
+
+
+def draw_gif(joints: Joints, layout: str, title: str = "", *, milliseconds: int = 50) -> bytes:
+    """A moving skeleton as the bytes of an animated GIF; clips longer than 100 frames are thinned."""
+    step = -(-len(joints) // _MOST_FRAMES)
+    frames = draw_frames(joints[::step], layout, title, numbers=list(range(0, len(joints), step)))
+    return join_gif(frames, milliseconds=milliseconds * step)
+
+
+def join_gif(frames: list[Image.Image], *, milliseconds: int = 50) -> bytes:
+    """Images of one size as the bytes of an animated GIF that repeats."""
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+    return file.getvalue()
+
+
+def draw_sheet(joints: Joints, layout: str, title: str = "", *, columns: int = 4, rows: int = 2) -> Image.Image:
+    """A contact sheet: frames from the first to the last in even steps, row by row."""
+    chosen = np.unique(np.linspace(0, len(joints) - 1, columns * rows).round().astype(int))
+    frames = draw_frames(joints[chosen], layout, title, numbers=chosen.tolist())
+    sheet = Image.new("RGB", (_SIZE * min(columns, len(frames)), _SIZE * -(-len(frames) // columns)), "white")
+    for index, frame in enumerate(frames):
+        sheet.paste(frame, (_SIZE * (index % columns), _SIZE * (index // columns)))
+    return sheet
+
+
+def save_gif(path: Path | str, joints: Joints, layout: str, title: str = "") -> None:
+    """Write ``draw_gif`` to a file; its folder is made."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=milliseconds, loop=0)
+    Path(path).write_bytes(draw_gif(joints, layout, title))
+
+
+def save_sheet(path: Path | str, joints: Joints, layout: str, title: str = "") -> None:
+    """Write ``draw_sheet`` as a PNG file; its folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    draw_sheet(joints, layout, title).save(path, "PNG")

@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 
@@ -6,9 +7,11 @@ import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import AtomicCheckpointIO, CodebookUsageMonitor, Preemption, StepSeed
+from small_runs import run, stage1_arguments
 
 
 def trainer(folder, **options) -> L.Trainer:
@@ -131,3 +134,18 @@ def test_a_failed_write_leaves_the_last_checkpoint_whole(tmp_path):
         writer.save_checkpoint({"global_step": 2, "bad": Unwritable()}, path)
     assert torch.load(path, weights_only=True)["global_step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_reconstructions_reach_tensorboard_as_moving_pictures(tmp_path, small_data):
+    folder = tmp_path / "run"
+    run(stage1_arguments(small_data, folder))
+    events = EventAccumulator(str(next(folder.rglob("events*")).parent), size_guidance={"images": 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()["images"] if tag.startswith("reconstructions/")]
+    assert len(tags) == 4
+    pictures = events.Images(tags[0])
+    assert [picture.step for picture in pictures] == [3, 6]
+    with Image.open(io.BytesIO(pictures[-1].encoded_image_string)) as image:
+        assert image.format == "GIF"
+        assert image.n_frames > 8
+        assert image.size == (640, 320)

@@ -1,0 +1,65 @@
+"""What the autoencoder keeps of a motion, as moving skeletons in TensorBoard."""
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from skeleton_llm.plotting import draw_frames, join_gif
+
+
+class Reconstructions(L.Callback):
+    """After each validation: the same validation clips beside what their action sentences give back, as a GIF.
+
+    Args:
+        num_clips: how many, spread evenly over the validation split.
+    """
+
+    def __init__(self, num_clips: int = 4) -> None:
+        if num_clips < 1:
+            raise ValueError(f"num_clips must be at least 1, got {num_clips}")
+        self.num_clips = num_clips
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule
+        clips = data.batches("val")
+        rows = np.unique(np.linspace(0, len(clips) - 1, self.num_clips).astype(int))
+        batch = clips.__getitems__([(-1, int(row)) for row in rows])
+        vqvae: Any = pl_module.vqvae
+        joints, persons = (batch[name].to(pl_module.device) for name in ("joints", "persons"))
+        again, there = vqvae.decode(vqvae.encode(joints, persons))
+        again = again * there[:, None, :, None, None]
+        for row, before, after, label in zip(rows, joints, again.to(joints), batch["labels"].tolist(), strict=True):
+            name = data.class_names[label] if label >= 0 else ""
+            gif = _side_by_side(before.float().cpu().numpy(), after.float().cpu().numpy(), data.layout, name)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment._get_file_writer().add_summary(
+                        _image(f"reconstructions/clip_{row}", gif), trainer.global_step
+                    )
+
+
+def _side_by_side(before: np.ndarray, after: np.ndarray, layout: str, name: str) -> list[Image.Image]:
+    left, right = draw_frames(before, layout, name), draw_frames(after, layout, "from its action sentence")
+    frames = []
+    for a, b in zip(left, right, strict=True):
+        frame = Image.new("RGB", (a.width + b.width, a.height))
+        frame.paste(a, (0, 0))
+        frame.paste(b, (a.width, 0))
+        frames.append(frame)
+    return frames
+
+
+def _image(tag: str, frames: list[Image.Image]) -> Summary:
+    """An animated GIF as an image summary, which TensorBoard's page plays."""
+    picture = Summary.Image(
+        height=frames[0].height, width=frames[0].width, colorspace=3, encoded_image_string=join_gif(frames)
+    )
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
