@@ -13,13 +13,13 @@ BIN := .venv/bin
 CLI := $(BIN)/skeleton-llm
 SETUP := .venv/.ready
 # nw_ucla, ntu60_xsub, ...: the overlay in configs/data; its dataset is the name without the protocol
-DATASET := $(firstword $(subst _x, ,$(DATA)))
+DATASET := $(firstword $(subst _x, ,$(subst _c, ,$(DATA))))
 RUN_DIR := runs/$(RUN)
 OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c)) --seed_everything $(SEED) --data.init_args.seed $(SEED)
 MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
 
 .NOTPARALLEL:
-.PHONY: help setup demo prepare stage1 stage2 probe test test-slow lint bench tensorboard builtin-llm
+.PHONY: help setup demo prepare doctor stage1 stage2 probe test test-slow lint bench tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ data/synthetic: | $(SETUP)
 
 prepare: $(SETUP) ## raw files to a prepared dataset: DATA=nw_ucla RAW=folder
 	$(CLI) prepare $(DATASET) $(if $(RAW),--raw '$(RAW)') $(ARGS)
+
+doctor: $(SETUP) ## check raw files (RAW=folder) or the prepared dataset of DATA=
+	$(CLI) doctor $(if $(RAW),'$(RAW)' --dataset $(DATASET),data/$(DATASET)) $(ARGS)
 
 stage1: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## train the action tokenizer
 	$(CLI) fit --config configs/stage1.yaml $(OVERLAYS) $(MODEL) --trainer.default_root_dir $(RUN_DIR)/stage1 $(ARGS)

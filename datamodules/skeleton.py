@@ -17,6 +17,7 @@ from skeleton_llm.skeletons import (
     check_published,
     find_layout,
     find_protocol,
+    unseen_classes,
 )
 from skeleton_llm.skeletons.transforms import interpolate, mirror, place, valid_positions
 
@@ -34,9 +35,11 @@ class ClipBatches(Dataset[Batch]):
         *,
         augmentation: Augmentation | None = None,
         seed: int = 0,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.data, self.rows, self.preprocess = data, rows, preprocess
         self.augmentation, self.seed = augmentation, seed
+        self.labels = data.table["label"] if labels is None else labels
         self.layout = find_layout(data.info["layout"])
         self._canonical: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -48,7 +51,8 @@ class ClipBatches(Dataset[Batch]):
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         rows = self.rows[[index for _, index in keys]]
-        offset, length, labels = (torch.from_numpy(self.data.table[c][rows]) for c in ("offset", "length", "label"))
+        offset, length = (torch.from_numpy(self.data.table[column][rows]) for column in ("offset", "length"))
+        labels = torch.from_numpy(self.labels[rows])
         draws = None if self.augmentation is None else self.augmentation.draw(self.seed, keys)
         start = torch.zeros(len(keys)) if draws is None else draws.start
         share = torch.ones(len(keys)) if draws is None else draws.share
@@ -59,8 +63,13 @@ class ClipBatches(Dataset[Batch]):
         joints = clean
         if self.augmentation is not None and draws is not None:
             clean = torch.where(draws.mirrored[:, None, None, None, None], mirror(clean, self.layout), clean)
-            turned = place(clean, present, torch.zeros_like(shift), draws.rotation)
+            rotation = draws.rotation
+            if self.layout.planar:  # the third channel is a confidence
+                rotation = rotation * torch.tensor([1.0, 1.0, 0.0]) + torch.diag(torch.tensor([0.0, 0.0, 1.0]))
+            turned = place(clean, present, torch.zeros_like(shift), rotation)
             joints = self.augmentation.add_noise(turned, draws) * present[..., None, None]
+            if self.layout.planar:
+                joints[..., 2] = turned[..., 2]
         return {
             "joints": joints,
             "clean": clean,
@@ -96,6 +105,8 @@ class SkeletonDataModule(L.LightningDataModule):
         seed: of the order and the augmentation (the validation subjects are always the same).
         num_workers: loader processes; 0 reads in the training process, which small datasets do fastest.
         partial: accept a dataset whose splits are smaller than the published ones.
+        unseen: zero-shot: these classes are kept out of training and validation and are the only ones tested
+            (``draw0`` to ``draw4``: LLM-AR's 3 drawn classes; ``55/5``, ``48/12``, ``110/10``, ``96/24``: SynSE's).
     """
 
     def __init__(
@@ -110,6 +121,7 @@ class SkeletonDataModule(L.LightningDataModule):
         num_workers: int = 0,
         *,
         partial: bool = False,
+        unseen: str | None = None,
     ) -> None:
         """Open the dataset and split it, so that a wrong folder ends the run before anything else is built."""
         super().__init__()
@@ -119,21 +131,39 @@ class SkeletonDataModule(L.LightningDataModule):
         self.info: dict[str, Any] = self.data.info
         self.layout: str = self.info["layout"]
         self.num_persons: int = self.info["num_persons"]
-        self.class_names: list[str] = self.info["class_names"]
         self.protocol = find_protocol(protocol, self.info["name"])
         self.preprocess = preprocess or Preprocess()
         self.augmentation = augmentation
+        if find_layout(self.layout).planar:
+            _check_planar(self.layout, self.preprocess, augmentation)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        names: list[str] = self.info["class_names"]
+        kept = range(len(names)) if self.protocol.classes is None else self.protocol.classes
+        self.class_names = [names[label] for label in kept]
+        self.labels = np.full(len(names) + 1, -1)  # the last for unknown classes
+        self.labels[list(kept)] = range(len(kept))
+        self.labels = self.labels[self.data.table["label"]]
         train, test = self.protocol.split(self.data.table)
         if not partial:
             check_published(self.protocol, len(train), len(test), left_out=self.info.get("accepted", {}))
+        self.unseen: tuple[int, ...] = ()
+        if unseen is not None:
+            self.unseen = unseen_classes(unseen, self.info["name"], len(self.class_names))
+            train = train[~np.isin(self.labels[train], self.unseen)]
+            test = test[np.isin(self.labels[test], self.unseen)]
         train, val = carve_validation(self.data.table, train, val_fraction, seed=0)
         self.rows = {"train": train, "val": val, "test": test}
 
     def batches(self, split: str, augmentation: Augmentation | None = None) -> ClipBatches:
         """The clips of ``train``, ``val`` or ``test``."""
         rows = self.rows[split]
-        return ClipBatches(self.data, rows, self.preprocess, augmentation=augmentation, seed=self.seed)
+        return ClipBatches(
+            self.data, rows, self.preprocess, augmentation=augmentation, seed=self.seed, labels=self.labels
+        )
+
+    def candidates(self, split: str) -> tuple[int, ...] | None:
+        """The only classes that an answer may name in ``split``: the unseen ones in a zero-shot test; None for all."""
+        return self.unseen if split == "test" and self.unseen else None
 
     def training_sample(self, num_clips: int) -> Batch:
         """Training clips without augmentation, spread evenly and the same on every rank, as one batch."""
@@ -178,6 +208,18 @@ class SkeletonDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             generator=torch.Generator().manual_seed(0),  # its own, else iter() draws from the global one
             persistent_workers=False,
+        )
+
+
+def _check_planar(layout: str, preprocess: Preprocess, augmentation: Augmentation | None) -> None:
+    """2D poses cannot be turned in space."""
+    if preprocess.align != "none":
+        raise ValueError(
+            f"{layout} is a 2D layout, which cannot be aligned: set data.init_args.preprocess.align to none"
+        )
+    if augmentation is not None and (augmentation.rotation > 0 or augmentation.tilt > 0):
+        raise ValueError(
+            f"{layout} is a 2D layout, which cannot be turned: set rotation and tilt of data.augmentation to 0"
         )
 
 

@@ -79,6 +79,7 @@ class LitLLMRecognizer(L.LightningModule):
         self.measures = nn.ModuleDict()
         for split in ("val", "test"):
             self.measures[f"{split}/top1"] = MulticlassAccuracy(len(class_names), average="micro")
+            self.measures[f"{split}/mean_class_accuracy"] = MulticlassAccuracy(len(class_names), average="macro")
             self.measures[f"{split}/top5"] = MulticlassAccuracy(len(class_names), average="micro", top_k=few)
             self.measures[f"{split}/top1_length_normalised"] = MulticlassAccuracy(len(class_names), average="micro")
         self.free = nn.ModuleDict({split: NameAnswers(class_names) for split in ("val", "test")})
@@ -126,8 +127,11 @@ class LitLLMRecognizer(L.LightningModule):
 
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
         answers = score_views(self.tokenizer, self._network, batch["joints"], batch["persons"])
+        data: Any = self.trainer.datamodule
+        answers = answers.among(data.candidates(split))
         for name, score in (
             ("top1", answers.log_likelihoods),
+            ("mean_class_accuracy", answers.log_likelihoods),
             ("top5", answers.log_likelihoods),
             ("top1_length_normalised", answers.normalised),
         ):

@@ -58,11 +58,17 @@ class LitSkeletonClassifier(L.LightningModule):
         self.network = TemporalClassifier(
             channels, len(class_names), width=width, depth=depth, downsamples=downsamples, dropout=dropout
         )
-        self.accuracy = nn.ModuleDict(
-            {split: MulticlassAccuracy(len(class_names), average="micro") for split in ("val", "test")}
+        self.measures = nn.ModuleDict(
+            {
+                f"{split}/{name}": MulticlassAccuracy(len(class_names), average=average)
+                for split in ("val", "test")
+                for name, average in (("top1", "micro"), ("mean_class_accuracy", "macro"))
+            }
         )
 
     def setup(self, stage: str) -> None:
+        if self.trainer.datamodule.unseen:
+            raise ValueError("a plain classifier cannot name a class that it never saw; leave out data.unseen")
         if self.tokenizer is not None:
             self.trainer.datamodule.preprocess = self.tokenizer.preprocess
 
@@ -101,8 +107,10 @@ class LitSkeletonClassifier(L.LightningModule):
         data: Any = self.trainer.datamodule
         views = data.preprocess.views(batch["joints"], find_layout(data.layout))
         logits = torch.stack([self(view, batch["persons"]).float().log_softmax(-1) for view in views]).mean(0)
-        self.accuracy[split](logits, batch["labels"])
-        self.log(f"{split}/top1", self.accuracy[split], prog_bar=True)
+        for name in ("top1", "mean_class_accuracy"):
+            metric = self.measures[f"{split}/{name}"]
+            metric(logits, batch["labels"])
+            self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
         return {"predictions": logits.argmax(-1), "labels": batch["labels"]}
 
     def export(self, folder: Path) -> None:

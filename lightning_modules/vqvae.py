@@ -209,9 +209,9 @@ class LitVQVAE(L.LightningModule):
     def export(self, folder: Path) -> None:
         """Write the action tokenizer."""
         data: Any = self.trainer.datamodule
-        kept = ("name", "layout", "num_persons", "class_names", "content_hash")
+        kept = ("name", "layout", "layout_definition", "num_persons", "actors", "class_names", "content_hash")
         info = {
-            "dataset": {name: data.info[name] for name in kept},
+            "dataset": {name: data.info[name] for name in kept if name in data.info},
             "protocol": data.protocol.name,
             "llm": {"name": self.llm.name, "width": self.llm.width, "fingerprint": self.llm.fingerprint()},
         }

@@ -74,8 +74,8 @@ class Recognizer:
         (folder / "README.md").write_text(_card(self, llm, tuning))
 
     def read(self, path: Path | str) -> Clip:
-        """The raw file as a clip."""
-        return read_clip(path)
+        """The raw file as a clip, its actors chosen and placed as in the data that the tokenizer was trained on."""
+        return read_clip(path, self.tokenizer.info.get("dataset", {}).get("actors", "ctrgcn"))
 
     @torch.no_grad()
     def probabilities(self, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]) -> Float[Tensor, "B C"]:
@@ -85,7 +85,7 @@ class Recognizer:
 
     @torch.no_grad()
     def recognize(self, source: Path | str | Clip) -> Answer:
-        """Name the action in a raw file (``.skeleton``, NW-UCLA ``.json``, ``.npy``) or a clip.
+        """Name the action in a clip or in a raw file of any format that ``skeletons.readers.read_clip`` knows.
 
         Raises:
             FileNotFoundError: no such file.

@@ -5,9 +5,10 @@ import pytest
 from skeleton_llm.cli.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-STAGE1 = "data/* llm/built_in llm/llama_7b llm/llama_13b hardware/* paper/llm_ar_stage1"
+STAGE1 = "data/* unseen/* llm/built_in llm/llama_7b llm/llama_13b hardware/* paper/llm_ar_stage1"
 STAGE1 += " ablation/euclidean ablation/no_zipf ablation/no_context ablation/no_mmd ablation/no_biases"
-STAGE2 = "data/* llm/* hardware/* paper/llm_ar_stage2 ablation/full_tuning ablation/untrained_llm ablation/no_input_map"
+STAGE2 = "data/* unseen/* llm/* hardware/* paper/llm_ar_stage2"
+STAGE2 += " ablation/full_tuning ablation/untrained_llm ablation/no_input_map"
 STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "probe.yaml": ["data/*", "hardware/*"]}
 LEGAL = [
     (base, overlay.relative_to(CONFIGS))

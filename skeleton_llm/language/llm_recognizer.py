@@ -38,6 +38,14 @@ class Answers(NamedTuple):
     log_likelihoods: Float[Tensor, "B C"]
     normalised: Float[Tensor, "B C"]
 
+    def among(self, candidates: Sequence[int] | None) -> "Answers":
+        """The same scores with every class but ``candidates`` out of the question; None leaves all in."""
+        if candidates is None:
+            return self
+        barred = torch.ones_like(self.log_likelihoods, dtype=torch.bool)
+        barred[:, list(candidates)] = False
+        return Answers(*(scores.masked_fill(barred, float("-inf")) for scores in self))
+
 
 class LLMRecognizer(nn.Module):
     """A (tuned) causal language model with its prompt and the names it may answer.

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from skeleton_llm.networks.vqvae import VQVAE, VQVAEConfig
-from skeleton_llm.skeletons import Clip, Preprocess
+from skeleton_llm.skeletons import Clip, Preprocess, register_layout
 
 _FORMAT = 1
 
@@ -146,6 +146,9 @@ class ActionTokenizer(nn.Module):
                 )
         try:
             config = json.loads((folder / "config.json").read_text())
+            info = json.loads((folder / "dataset.json").read_text())
+            if "layout_definition" in info.get("dataset", {}):
+                register_layout(info["dataset"]["layout_definition"])
             vqvae = VQVAE(
                 VQVAEConfig(**{**config["network"], "token_norms": tuple(config["network"]["token_norms"])}),
                 layout=config["layout"],
@@ -153,9 +156,8 @@ class ActionTokenizer(nn.Module):
                 dim=config["dim"],
             )
             vqvae.load_state_dict(load_file(folder / "model.safetensors"))
-            info = json.loads((folder / "dataset.json").read_text())
             tokenizer = cls(vqvae, Preprocess(**config["preprocess"]), info)
-        except (json.JSONDecodeError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        except (AttributeError, json.JSONDecodeError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(
                 f"{folder}: not a whole action tokenizer ({error}); export it again from stage 1"
             ) from error

@@ -5,11 +5,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import raw_clips
 from datamodules import SkeletonDataModule
 from datamodules.skeleton import _whole_batch
 from datamodules.stream import Shard, Stream
-from skeleton_llm.skeletons import Augmentation, write_dataset
+from skeleton_llm.cli.main import main
+from skeleton_llm.skeletons import Augmentation, Clip, Preprocess, unseen_classes, write_dataset
+from skeleton_llm.skeletons.class_names import class_names
 from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
+from skeleton_llm.skeletons.transforms import interpolate, place, valid_positions
 
 
 def module(folder, **options) -> SkeletonDataModule:
@@ -127,3 +131,76 @@ def test_real_nw_ucla_batches(shared, tmp_path):
     assert len(data.rows["test"]) == 464
     batch = next(iter(data.test_dataloader()))
     assert np.isfinite(batch["joints"].numpy()).all()
+
+
+def smarthome(folder):
+    """Three subjects, cameras 1 and 2, every activity."""
+    names = class_names("smarthome")
+    random = np.random.default_rng(0)
+    clips = [
+        Clip(
+            random.uniform(0.2, 0.8, (5, 1, 17, 3)).astype(np.float32), "lcr17_2d", label, subject, view, source=f"{i}"
+        )
+        for i, (label, subject, view) in enumerate((a, b, c) for a in range(31) for b in (3, 4, 5) for c in (1, 2))
+    ]
+    options = {"name": "smarthome", "layout": "lcr17_2d", "class_names": list(names.values()), "num_persons": 2}
+    write_dataset(folder, clips, source="x", **options)
+    return str(folder)
+
+
+def test_a_protocol_of_19_classes_has_19_names_and_labels(tmp_path):
+    data = SkeletonDataModule(smarthome(tmp_path / "d"), "smarthome_cv1", Preprocess(align="none"), partial=True)
+    assert len(data.class_names) == 19
+    assert data.class_names[16] == "use a tablet"
+    batch = data.batches("test").__getitems__([(-1, i) for i in range(len(data.rows["test"]))])
+    assert set(batch["labels"].tolist()) == set(range(19))
+    names = [data.info["class_names"][data.data.table["label"][row]] for row in batch["index"]]
+    assert [data.class_names[label] for label in batch["labels"]] == names
+
+
+def test_2d_poses_are_neither_aligned_nor_turned_and_keep_their_confidence(tmp_path):
+    folder = smarthome(tmp_path / "d")
+    with pytest.raises(ValueError, match=r"lcr17_2d is a 2D layout.*preprocess\.align to none"):
+        SkeletonDataModule(folder, "smarthome_cs", partial=True)
+    flat = Preprocess(align="none")
+    with pytest.raises(ValueError, match="2D layout, which cannot be turned: set rotation and tilt"):
+        SkeletonDataModule(folder, "smarthome_cs", flat, Augmentation(), partial=True)
+    augmentation = Augmentation(rotation=0.0, tilt=0.0, scale=0.3, noise=0.1, crop=1.0)
+    data = SkeletonDataModule(folder, "smarthome_cs", flat, augmentation, partial=True)
+    batch = data.batches("train", augmentation).__getitems__([(0, 0), (0, 5)])
+    torch.testing.assert_close(batch["joints"][..., 2], batch["clean"][..., 2])
+    assert not batch["joints"][..., :2].equal(batch["clean"][..., :2])
+    rows = data.rows["train"][[0, 5]]
+    np.testing.assert_allclose(
+        batch["clean"][:, 0, 0, :, 2], [data.data.clip(int(row)).joints[0, 0, :, 2] for row in rows]
+    )
+
+
+def test_unseen_classes_are_tested_and_never_trained_or_validated(small_data):
+    data = module(small_data, unseen="draw1")
+    held = set(unseen_classes("draw1", "synthetic", 20))
+    labels = {split: set(data.labels[rows].tolist()) for split, rows in data.rows.items()}
+    assert labels["test"] == held == set(data.candidates("test"))
+    assert not held & (labels["train"] | labels["val"])
+    assert data.candidates("val") is None
+    assert module(small_data).candidates("test") is None
+
+
+def test_data_of_ones_own_train_under_the_protocol_own(tmp_path):
+    raw, out = raw_clips.own_folder(tmp_path / "raw"), tmp_path / "out"
+    assert main(["prepare", "own", "--raw", str(raw), "--out", str(out)]) == 0
+    data = SkeletonDataModule(str(out), "own", val_fraction=0.0)
+    assert data.class_names == ["wave", "sit down"]
+    assert {data.data.clip(int(row)).subject for row in data.rows["test"]} == {2}
+    assert {data.data.clip(int(row)).subject for row in data.rows["train"]} == {1}
+
+
+def test_the_batched_feeder_stays_on_the_device_of_its_tensors():
+    device = torch.device("meta")  # any tensor made elsewhere on the way raises
+    frames, length = torch.zeros(40, 2, 25, 3, device=device), torch.tensor([10, 30], device=device)
+    start, share = torch.zeros(2, device=device), torch.ones(2, device=device)
+    position = valid_positions(start, share, length, 16)
+    joints, present = interpolate(frames, torch.tensor([0, 10], device=device), length, position)
+    turned = place(joints, present, torch.zeros(2, 3, device=device), torch.zeros(2, 3, 3, device=device))
+    assert turned.shape == (2, 16, 2, 25, 3)
+    assert turned.device.type == "meta"
