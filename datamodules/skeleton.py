@@ -19,7 +19,7 @@ from skeleton_llm.skeletons import (
     find_protocol,
     unseen_classes,
 )
-from skeleton_llm.skeletons.transforms import interpolate, mirror, place, valid_positions
+from skeleton_llm.skeletons.transforms import interpolate, place, valid_positions
 
 Batch = dict[str, Tensor]
 
@@ -36,12 +36,16 @@ class ClipBatches(Dataset[Batch]):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         labels: np.ndarray | None = None,
+        clean: bool = False,
     ) -> None:
-        self.data, self.rows, self.preprocess = data, rows, preprocess
+        self.data, self.rows, self.preprocess, self.clean = data, rows, preprocess, clean
         self.augmentation, self.seed = augmentation, seed
         self.labels = data.table["label"] if labels is None else labels
         self.layout = find_layout(data.info["layout"])
-        self._canonical: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._known = np.zeros(len(data), dtype=bool)
+        self._shift = np.zeros((len(data), 3), dtype=np.float32)
+        self._rotation = np.zeros((len(data), 3, 3), dtype=np.float32)
+        self._seen = np.zeros(data.frames.shape[:2], dtype=bool)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,49 +55,61 @@ class ClipBatches(Dataset[Batch]):
 
     def __getitems__(self, keys: list[Key]) -> Batch:
         rows = self.rows[[index for _, index in keys]]
+        self._learn(rows)
         offset, length = (torch.from_numpy(self.data.table[column][rows]) for column in ("offset", "length"))
-        labels = torch.from_numpy(self.labels[rows])
         draws = None if self.augmentation is None else self.augmentation.draw(self.seed, keys)
         start = torch.zeros(len(keys)) if draws is None else draws.start
         share = torch.ones(len(keys)) if draws is None else draws.share
         position = valid_positions(start, share, length, self.preprocess.frames)
-        joints, present = interpolate(torch.from_numpy(self.data.frames), offset, length, position)
-        shift, rotation = (torch.from_numpy(np.stack(part)) for part in zip(*map(self._frame, rows), strict=True))
-        clean = place(joints, present, shift, rotation)
-        joints = clean
-        if self.augmentation is not None and draws is not None:
-            clean = torch.where(draws.mirrored[:, None, None, None, None], mirror(clean, self.layout), clean)
-            rotation = draws.rotation
-            if self.layout.planar:  # the third channel is a confidence
-                rotation = rotation * torch.tensor([1.0, 1.0, 0.0]) + torch.diag(torch.tensor([0.0, 0.0, 1.0]))
-            turned = place(clean, present, torch.zeros_like(shift), rotation)
-            joints = self.augmentation.add_noise(turned, draws) * present[..., None, None]
-            if self.layout.planar:
-                joints[..., 2] = turned[..., 2]
-        return {
+        frames, seen = torch.from_numpy(self.data.frames), torch.from_numpy(self._seen)
+        raw, present = interpolate(frames, seen, offset, length, position)
+        shift, rotation = torch.from_numpy(self._shift[rows]), torch.from_numpy(self._rotation[rows])
+        turned = rotation
+        if draws is not None:
+            if len(mirrored := draws.mirrored.nonzero()[:, 0]):
+                raw[mirrored] = raw[mirrored][..., list(self.layout.mirror), :]
+                rotation[mirrored] *= torch.tensor([-1.0, 1.0, 1.0])
+            turned = rotation @ self._flat(draws.rotation)
+        joints = place(raw, present, shift, turned)
+        batch = {
             "joints": joints,
-            "clean": clean,
             "persons": present.any(1),
-            "labels": labels,
+            "labels": torch.from_numpy(self.labels[rows]),
             "index": torch.from_numpy(rows),
         }
+        if self.clean:
+            batch["clean"] = joints if draws is None else place(raw, present, shift, rotation)
+        if self.augmentation is not None and draws is not None and self.augmentation.noise > 0:
+            noisy = self.augmentation.add_noise(joints, draws) * present[..., None, None]
+            if self.layout.planar:
+                noisy[..., 2] = joints[..., 2]
+            batch["joints"] = noisy
+        return batch
 
-    def _frame(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The row's canonical frame, computed from the whole clip the first time it is asked for."""
-        if row not in self._canonical:
-            first, frames = self.data.table["offset"][row], self.data.table["length"][row]
-            self._canonical[row] = self.preprocess.canonical(self.data.frames[first : first + frames], self.layout)
-        return self._canonical[row]
+    def _flat(self, rotation: Tensor) -> Tensor:
+        """The drawn rotation and size, without effect on the third channel of a planar layout, a confidence."""
+        if not self.layout.planar:
+            return rotation
+        return rotation * torch.tensor([1.0, 1.0, 0.0]) + torch.diag(torch.tensor([0.0, 0.0, 1.0]))
+
+    def _learn(self, rows: np.ndarray) -> None:
+        """Each clip's canonical frame and who is seen when, from the whole clip the first time it is asked for."""
+        for row in rows[~self._known[rows]].tolist():
+            first = self.data.table["offset"][row]
+            clip = self.data.frames[first : first + self.data.table["length"][row]]
+            self._shift[row], self._rotation[row] = self.preprocess.canonical(clip, self.layout)
+            self._seen[first : first + len(clip)] = clip.any(axis=(2, 3))
+            self._known[row] = True
 
 
 class SkeletonDataModule(L.LightningDataModule):
     """Batches of prepared clips.
 
-    Each is a dict: ``joints`` and ``clean`` [B, T, M, V, 3] in metres, ``persons`` [B, M], ``labels`` [B], ``index``
-    [B] (row of the prepared dataset).
+    Each is a dict: ``joints`` [B, T, M, V, 3] in metres, augmented in training, ``persons`` [B, M], ``labels`` [B],
+    ``index`` [B] (row of the prepared dataset).
 
-    ``joints`` are augmented in training; ``clean`` is the same part of the clip without rotation, tilt, scale and
-    noise, which a denoising autoencoder shall give back. Outside training the two are equal.
+    With the attribute ``clean`` set there is also ``clean`` [B, T, M, V, 3]: the same part of the clip without rotation,
+    tilt, scale and noise, which a denoising autoencoder shall give back; outside training it equals ``joints``.
 
     Args:
         folder: the prepared dataset, made by ``skeleton-llm prepare``.
@@ -137,6 +153,7 @@ class SkeletonDataModule(L.LightningDataModule):
         if find_layout(self.layout).planar:
             _check_planar(self.layout, self.preprocess, augmentation)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        self.clean = False
         names: list[str] = self.info["class_names"]
         kept = range(len(names)) if self.protocol.classes is None else self.protocol.classes
         self.class_names = [names[label] for label in kept]
@@ -158,7 +175,13 @@ class SkeletonDataModule(L.LightningDataModule):
         """The clips of ``train``, ``val`` or ``test``."""
         rows = self.rows[split]
         return ClipBatches(
-            self.data, rows, self.preprocess, augmentation=augmentation, seed=self.seed, labels=self.labels
+            self.data,
+            rows,
+            self.preprocess,
+            augmentation=augmentation,
+            seed=self.seed,
+            labels=self.labels,
+            clean=self.clean,
         )
 
     def candidates(self, split: str) -> tuple[int, ...] | None:

@@ -88,6 +88,9 @@ class LitVQVAE(L.LightningModule):
     def configure_optimizers(self) -> Any:
         return self.optimization.build(self.vqvae.parameters(), self.trainer.max_steps)
 
+    def setup(self, stage: str) -> None:
+        self.trainer.datamodule.clean = self.denoise
+
     def on_fit_start(self) -> None:
         if not self.vqvae.features.fitted:
             sample = self._sample()

@@ -4,12 +4,14 @@ B clips, T frames, M persons, V joints, 3 coordinates in metres, +y up.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.layouts import Layout, find_layout
@@ -25,7 +27,7 @@ class Draws(NamedTuple):
     share: Float[Tensor, " B"]
     rotation: Float[Tensor, "B 3 3"]
     mirrored: Bool[Tensor, " B"]
-    noise_keys: list[np.ndarray]
+    noise_keys: list[tuple[int, int]]
 
 
 @dataclass
@@ -82,7 +84,8 @@ class Preprocess:
         frames = torch.from_numpy(np.ascontiguousarray(clip.joints, dtype=np.float32))
         length = torch.tensor([len(frames)])
         position = valid_positions(torch.zeros(1), torch.ones(1), length, self.frames)
-        joints, present = interpolate(frames, torch.zeros(1, dtype=torch.long), length, position)
+        seen = frames.flatten(2).ne(0).any(-1)
+        joints, present = interpolate(frames, seen, torch.zeros(1, dtype=torch.long), length, position)
         joints = place(joints, present, torch.from_numpy(shift)[None], torch.from_numpy(rotation)[None])
         return joints, present.any(1)
 
@@ -119,10 +122,9 @@ class Augmentation:
 
     def draw(self, seed: int, keys: list[tuple[int, int]]) -> Draws:
         """Draw for each (pass, index) of ``keys``; the same key draws the same, in whatever batch or worker."""
-        uniform = torch.empty(len(keys), _DRAWS)
-        for row, (turn, index) in enumerate(keys):
-            bits = np.random.Philox(key=np.array([seed, (turn << 32) | index], dtype=np.uint64))
-            uniform[row] = torch.from_numpy(np.random.Generator(bits).random(_DRAWS, dtype=np.float32))
+        most = 1 << max(index for _, index in keys).bit_length()  # few sizes, so that the tables are found again
+        rows = [_uniforms(seed, turn, most)[index] for turn, index in keys]
+        uniform = torch.from_numpy(np.stack(rows))
         share = self.crop + (1 - self.crop) * uniform[:, 0]
         angles = (2 * uniform[:, 2:5] - 1) * torch.tensor([self.tilt, self.rotation, self.tilt])
         size = 1 + (2 * uniform[:, 5] - 1) * self.scale
@@ -131,7 +133,7 @@ class Augmentation:
             share=share,
             rotation=_rotations(angles) * size[:, None, None],
             mirrored=uniform[:, 6] < self.mirror,
-            noise_keys=[np.array([seed + 2**63, (turn << 32) | index], dtype=np.uint64) for turn, index in keys],
+            noise_keys=[(seed + 2**63, (turn << 32) | index) for turn, index in keys],
         )
 
     def add_noise(self, joints: Tensor, draws: Draws) -> Tensor:
@@ -140,7 +142,11 @@ class Augmentation:
             return joints
         shape = joints.shape[1:]
         noise = [
-            torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, np.float32))
+            torch.from_numpy(
+                np.random.Generator(np.random.Philox(key=np.array(key, dtype=np.uint64))).standard_normal(
+                    shape, np.float32
+                )
+            )
             for key in draws.noise_keys
         ]
         return joints + self.noise * torch.stack(noise)
@@ -155,19 +161,29 @@ def valid_positions(
 
 
 def interpolate(
-    frames: Tensor, offset: Int[Tensor, " B"], length: Int[Tensor, " B"], position: Float[Tensor, "B T"]
+    frames: Tensor,
+    seen: Bool[Tensor, "F M"],
+    offset: Int[Tensor, " B"],
+    length: Int[Tensor, " B"],
+    position: Float[Tensor, "B T"],
 ) -> tuple[Float[Tensor, "B T M V 3"], Bool[Tensor, "B T M"]]:
-    """Linear interpolation of clips that lie end to end in ``frames`` [sum T, M, V, 3], and who is present when.
+    """Linear interpolation of clips that lie end to end in ``frames`` [F, M, V, 3], and who is present when.
 
-    A person seen in only one of the two neighbouring frames stays where that frame has it; absent ones are zero.
+    A person ``seen`` in only one of the two neighbouring frames stays where that frame has it; absent ones are zero.
     """
     before = torch.minimum(position.floor().long(), length[:, None] - 1)
     after = torch.minimum(before + 1, length[:, None] - 1)
-    weight = (position - before)[..., None, None, None]
-    first, second = frames[offset[:, None] + before], frames[offset[:, None] + after]
-    seen_first, seen_second = (x.flatten(3).ne(0).any(-1)[..., None, None] for x in (first, second))
-    first, second = torch.where(seen_first, first, second), torch.where(seen_second, second, first)
-    return first + weight * (second - first), (seen_first | seen_second)[..., 0, 0]
+    first, second = (offset[:, None] + before).flatten(), (offset[:, None] + after).flatten()
+    there = seen[first], seen[second]
+    weight = torch.where(there[0] == there[1], (position - before).flatten()[:, None], there[1].to(position.dtype))
+    persons = torch.arange(frames.shape[1], device=frames.device)
+    neighbours = torch.stack([first, second], dim=-1)[:, None] * len(persons) + persons[:, None]  # [B * T, M, 2]
+    weights = torch.stack([1 - weight, weight], dim=-1)
+    joints = F.embedding_bag(  # gathers and adds in one pass
+        neighbours.flatten(0, 1), frames.flatten(2).flatten(0, 1), per_sample_weights=weights.flatten(0, 1), mode="sum"
+    )
+    shape = (*position.shape, *frames.shape[1:])
+    return joints.view(shape), (there[0] | there[1]).view(shape[:3])
 
 
 def place(
@@ -177,8 +193,12 @@ def place(
     rotation: Float[Tensor, "B 3 3"],
 ) -> Float[Tensor, "B T M V 3"]:
     """(joints + shift) @ rotation for each clip; absent persons stay zero."""
-    moved = (joints + shift[:, None, None, None]) @ rotation[:, None, None]
-    return moved * present[..., None, None]
+    points = joints[0].numel() // 3
+    group = next(size for size in (4, 2, 1) if points % size == 0)  # points a row: wider products are faster
+    wide = torch.kron(torch.eye(group, device=joints.device, dtype=rotation.dtype), rotation)
+    bias = (shift[:, None] @ rotation).repeat(1, 1, group)
+    moved = torch.baddbmm(bias, joints.reshape(len(joints), -1, 3 * group), wide).view(joints.shape)
+    return moved.mul_(present[..., None, None])
 
 
 def mirror(joints: Tensor, layout: Layout) -> Tensor:
@@ -206,6 +226,13 @@ def _upright(spine: np.ndarray) -> np.ndarray:
         return np.diag([1.0, -1.0, -1.0])
     cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
     return (np.eye(3) + cross + cross @ cross / (1 + up[1])).T
+
+
+@lru_cache(maxsize=8)
+def _uniforms(seed: int, turn: int, size: int) -> np.ndarray:
+    """Uniform numbers [size, 8] of a pass; a longer table begins with the shorter one."""
+    bits = np.random.Philox(key=np.array([seed, turn], dtype=np.int64).astype(np.uint64))
+    return np.random.Generator(bits).random((size, _DRAWS), dtype=np.float32)
 
 
 def _rotations(angles: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:

@@ -10,10 +10,10 @@ from datamodules import SkeletonDataModule
 from datamodules.skeleton import _whole_batch
 from datamodules.stream import Shard, Stream
 from skeleton_llm.cli.main import main
-from skeleton_llm.skeletons import Augmentation, Clip, Preprocess, unseen_classes, write_dataset
+from skeleton_llm.skeletons import Augmentation, Clip, Preprocess, find_layout, unseen_classes, write_dataset
 from skeleton_llm.skeletons.class_names import class_names
 from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
-from skeleton_llm.skeletons.transforms import interpolate, place, valid_positions
+from skeleton_llm.skeletons.transforms import interpolate, mirror, place, valid_positions
 
 
 def module(folder, **options) -> SkeletonDataModule:
@@ -68,6 +68,8 @@ def test_evaluation_takes_every_clip_once_over_all_ranks():
 
 def test_evaluation_is_not_augmented(small_data):
     data = module(small_data)
+    assert "clean" not in next(iter(data.val_dataloader()))
+    data.clean = True
     batch = next(iter(data.val_dataloader()))
     assert batch["joints"].equal(batch["clean"])
     clip = data.data.clip(int(batch["index"][0]))
@@ -75,7 +77,9 @@ def test_evaluation_is_not_augmented(small_data):
 
 
 def test_training_keeps_the_clean_clip_beside_the_augmented_one(small_data):
-    clips = module(small_data).batches("train", Augmentation(rotation=0.5, noise=0.02))
+    data = module(small_data)
+    data.clean = True
+    clips = data.batches("train", Augmentation(rotation=0.5, noise=0.02))
     batch = clips.__getitems__([(0, i) for i in range(16)])
     gap = (batch["joints"] - batch["clean"]).norm(dim=-1)[:, :, 0].mean()
     assert 0.02 < gap < 1
@@ -167,6 +171,7 @@ def test_2d_poses_are_neither_aligned_nor_turned_and_keep_their_confidence(tmp_p
         SkeletonDataModule(folder, "smarthome_cs", flat, Augmentation(), partial=True)
     augmentation = Augmentation(rotation=0.0, tilt=0.0, scale=0.3, noise=0.1, crop=1.0)
     data = SkeletonDataModule(folder, "smarthome_cs", flat, augmentation, partial=True)
+    data.clean = True
     batch = data.batches("train", augmentation).__getitems__([(0, 0), (0, 5)])
     torch.testing.assert_close(batch["joints"][..., 2], batch["clean"][..., 2])
     assert not batch["joints"][..., :2].equal(batch["clean"][..., :2])
@@ -174,6 +179,18 @@ def test_2d_poses_are_neither_aligned_nor_turned_and_keep_their_confidence(tmp_p
     np.testing.assert_allclose(
         batch["clean"][:, 0, 0, :, 2], [data.data.clip(int(row)).joints[0, 0, :, 2] for row in rows]
     )
+
+
+def test_a_mirrored_clip_is_the_mirror_image_of_the_aligned_one(small_data):
+    data = module(small_data)
+    data.clean = True
+    plain, mirrored = Augmentation(0.3, 0.2, 0.1, 1.0), Augmentation(0.3, 0.2, 0.1, 1.0, mirror=1.0)
+    keys = [(0, i) for i in range(8)]
+    seen, image = data.batches("train", plain).__getitems__(keys), data.batches("train", mirrored).__getitems__(keys)
+    layout = find_layout("ntu25")
+    torch.testing.assert_close(image["clean"], mirror(seen["clean"], layout), atol=1e-5, rtol=1e-4)
+    rotation = plain.draw(0, keys).rotation[:, None, None]
+    torch.testing.assert_close(image["joints"], mirror(seen["clean"], layout) @ rotation, atol=1e-4, rtol=1e-4)
 
 
 def test_unseen_classes_are_tested_and_never_trained_or_validated(small_data):
@@ -197,10 +214,11 @@ def test_data_of_ones_own_train_under_the_protocol_own(tmp_path):
 
 def test_the_batched_feeder_stays_on_the_device_of_its_tensors():
     device = torch.device("meta")  # any tensor made elsewhere on the way raises
-    frames, length = torch.zeros(40, 2, 25, 3, device=device), torch.tensor([10, 30], device=device)
+    frames, seen = torch.zeros(40, 2, 25, 3, device=device), torch.ones(40, 2, dtype=torch.bool, device=device)
+    length = torch.tensor([10, 30], device=device)
     start, share = torch.zeros(2, device=device), torch.ones(2, device=device)
     position = valid_positions(start, share, length, 16)
-    joints, present = interpolate(frames, torch.tensor([0, 10], device=device), length, position)
+    joints, present = interpolate(frames, seen, torch.tensor([0, 10], device=device), length, position)
     turned = place(joints, present, torch.zeros(2, 3, device=device), torch.zeros(2, 3, 3, device=device))
     assert turned.shape == (2, 16, 2, 25, 3)
     assert turned.device.type == "meta"

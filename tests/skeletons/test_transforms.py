@@ -60,7 +60,8 @@ def test_an_absent_person_stays_zero_and_one_that_comes_is_not_blended_with_zero
     frames = torch.ones(4, 2, 1, 3)
     frames[:2, 1] = 0
     position = valid_positions(torch.zeros(1), torch.ones(1), torch.tensor([4]), 7)
-    joints, present = interpolate(frames, torch.tensor([0]), torch.tensor([4]), position)
+    seen = frames.flatten(2).ne(0).any(-1)
+    joints, present = interpolate(frames, seen, torch.tensor([0]), torch.tensor([4]), position)
     assert set(joints[0, :, 1].flatten().tolist()) == {0.0, 1.0}
     assert present[0, :, 0].all()
 
