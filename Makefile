@@ -19,7 +19,7 @@ OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c
 MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
 
 .NOTPARALLEL:
-.PHONY: help setup demo prepare doctor stage1 stage2 probe test test-slow lint bench tensorboard builtin-llm
+.PHONY: help setup demo prepare doctor stage1 stage2 probe test test-slow lint fuzz bench tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,7 @@ stage2: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## tune the la
 	  --model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer $(ARGS)
 
 SOURCE ?= skeleton
+COUNTS ?= 500 1000 2000 4000
 probe: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## a plain classifier: SOURCE=skeleton, latents or sentences
 	$(CLI) fit --config configs/probe.yaml $(OVERLAYS) --trainer.default_root_dir $(RUN_DIR)/probe-$(SOURCE) \
 	  --model.init_args.source $(SOURCE) $(if $(filter-out skeleton,$(SOURCE)),--model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer) $(ARGS)
@@ -65,6 +66,10 @@ test: $(SETUP) ## the tests, minutes
 test-slow: $(SETUP) ## the long tests
 	$(BIN)/python -m pytest -m slow --timeout=1500 $(ARGS)
 
+N ?= 2000
+fuzz: $(SETUP) ## N=2000 mutants of raw files through every reader
+	$(BIN)/python tests/mutants.py $(N) $(SEED)
+
 lint: $(SETUP) ## format, lint, types, import directions, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -75,6 +80,9 @@ lint: $(SETUP) ## format, lint, types, import directions, spelling
 bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.nearest
 	$(BIN)/python -m benchmarks.stage1_step
+	$(BIN)/python -m benchmarks.read_ntu
+	$(BIN)/python -m benchmarks.feeder
+	$(BIN)/python -m benchmarks.prepare_growth /tmp $(COUNTS)
 
 tensorboard: $(SETUP) ## watch the runs
 	$(BIN)/tensorboard --logdir runs

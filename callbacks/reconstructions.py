@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from skeleton_llm.plotting import draw_frames, join_gif
+from skeleton_llm.plotting import blank, draw_frames, join_gif
 
 
 class Reconstructions(L.Callback):
@@ -50,7 +50,7 @@ def _side_by_side(before: np.ndarray, after: np.ndarray, layout: str, name: str)
     left, right = draw_frames(before, layout, name), draw_frames(after, layout, "from its action sentence")
     frames = []
     for a, b in zip(left, right, strict=True):
-        frame = Image.new("RGB", (a.width + b.width, a.height))
+        frame = blank(a.width + b.width, a.height)
         frame.paste(a, (0, 0))
         frame.paste(b, (a.width, 0))
         frames.append(frame)

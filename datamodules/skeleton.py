@@ -108,8 +108,9 @@ class SkeletonDataModule(L.LightningDataModule):
     Each is a dict: ``joints`` [B, T, M, V, 3] in metres, augmented in training, ``persons`` [B, M], ``labels`` [B],
     ``index`` [B] (row of the prepared dataset).
 
-    With the attribute ``clean`` set there is also ``clean`` [B, T, M, V, 3]: the same part of the clip without rotation,
-    tilt, scale and noise, which a denoising autoencoder shall give back; outside training it equals ``joints``.
+    With the attribute ``clean`` set there is also ``clean`` [B, T, M, V, 3]: the same part of the clip without
+    rotation, tilt, scale and noise, which a denoising autoencoder shall give back; outside training it equals
+    ``joints``.
 
     Args:
         folder: the prepared dataset, made by ``skeleton-llm prepare``.

@@ -212,7 +212,7 @@ class LitVQVAE(L.LightningModule):
     def export(self, folder: Path) -> None:
         """Write the action tokenizer."""
         data: Any = self.trainer.datamodule
-        kept = ("name", "layout", "layout_definition", "num_persons", "actors", "class_names", "content_hash")
+        kept = ("name", "layout", "layout_definition", "num_persons", "actors", "own", "class_names", "content_hash")
         info = {
             "dataset": {name: data.info[name] for name in kept if name in data.info},
             "protocol": data.protocol.name,

@@ -74,8 +74,9 @@ class Recognizer:
         (folder / "README.md").write_text(_card(self, llm, tuning))
 
     def read(self, path: Path | str) -> Clip:
-        """The raw file as a clip, its actors chosen and placed as in the data that the tokenizer was trained on."""
-        return read_clip(path, self.tokenizer.info.get("dataset", {}).get("actors", "ctrgcn"))
+        """The raw file as a clip: its actors, units and axes taken as in the data that the tokenizer was trained on."""
+        dataset = self.tokenizer.info.get("dataset", {})
+        return read_clip(path, dataset.get("actors", "ctrgcn"), dataset.get("own"))
 
     @torch.no_grad()
     def probabilities(self, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]) -> Float[Tensor, "B C"]:

@@ -3,11 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from skeleton_llm.skeletons import write_dataset
 from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)  # two test processes with two threads each wait for one another on two cores
 ROOT = Path(__file__).parents[1]
 
 

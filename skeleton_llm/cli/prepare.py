@@ -130,6 +130,7 @@ def _finish(
         form=found.form,
         actors=arguments.actors,
         accepted=accepted,
+        **({} if found.own is None else {"own": dict(found.own)}),
     )
     why = Counter(entry["kind"] for entry in table.left_out)
     print(f"{writer.folder}: {info['num_clips']:,} clips of {len(found.classes)} classes, {found.layout}, {found.form}")

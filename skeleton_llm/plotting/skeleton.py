@@ -9,10 +9,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from skeleton_llm.skeletons import find_layout
 
-_COLOURS = ((31, 119, 180), (214, 39, 40), (44, 160, 44))
+_PALETTE = (255, 255, 255, 0, 0, 0, 31, 119, 180, 214, 39, 40, 44, 160, 44)  # a GIF needs no search for its colours
+_WHITE, _BLACK, _PERSONS = 0, 1, (2, 3, 4)
 _SIZE, _MARGIN, _MOST_FRAMES = 320, 28, 100
 _ASIDE = np.array([[0.94, 0.0, -0.34], [0, 1, 0], [0.34, 0.0, 0.94]])  # the camera stands 20 degrees to the side
 Joints = Float[np.ndarray, "T M V 3"]
+
+
+def blank(width: int, height: int) -> Image.Image:
+    """An empty picture with the palette that all of them share."""
+    image = Image.new("P", (width, height), _WHITE)
+    image.putpalette(_PALETTE)
+    return image
 
 
 def draw_frames(joints: Joints, layout: str, title: str = "", *, numbers: list[int] | None = None) -> list[Image.Image]:
@@ -32,16 +40,17 @@ def draw_frames(joints: Joints, layout: str, title: str = "", *, numbers: list[i
     numbers = list(range(len(joints))) if numbers is None else numbers
     frames = []
     for number, points, there in zip(numbers, places, seen, strict=True):
-        image = Image.new("RGB", (_SIZE, _SIZE), "white")
+        image = blank(_SIZE, _SIZE)
         canvas = ImageDraw.Draw(image)
+        canvas.fontmode = "1"
         for person in np.flatnonzero(there):
-            colour = _COLOURS[person % len(_COLOURS)]
+            colour = _PERSONS[person % len(_PERSONS)]
             for child, parent in kind.bones:
                 canvas.line([tuple(points[person, child]), tuple(points[person, parent])], fill=colour, width=3)
             for x, y in points[person]:
-                canvas.ellipse((x - 2, y - 2, x + 2, y + 2), fill="black")
-        canvas.text((8, 6), title, fill="black", font=font)
-        canvas.text((8, _SIZE - 16), f"frame {number}", fill="black", font=font)
+                canvas.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_BLACK)
+        canvas.text((8, 6), title, fill=_BLACK, font=font)
+        canvas.text((8, _SIZE - 16), f"frame {number}", fill=_BLACK, font=font)
         frames.append(image)
     return frames
 
@@ -64,7 +73,7 @@ def draw_sheet(joints: Joints, layout: str, title: str = "", *, columns: int = 4
     """A contact sheet: frames from the first to the last in even steps, row by row."""
     chosen = np.unique(np.linspace(0, len(joints) - 1, columns * rows).round().astype(int))
     frames = draw_frames(joints[chosen], layout, title, numbers=chosen.tolist())
-    sheet = Image.new("RGB", (_SIZE * min(columns, len(frames)), _SIZE * -(-len(frames) // columns)), "white")
+    sheet = blank(_SIZE * min(columns, len(frames)), _SIZE * -(-len(frames) // columns))
     for index, frame in enumerate(frames):
         sheet.paste(frame, (_SIZE * (index % columns), _SIZE * (index // columns)))
     return sheet

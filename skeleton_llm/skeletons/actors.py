@@ -49,6 +49,7 @@ def ctrgcn(bodies: list[Body]) -> Float32[np.ndarray, "T 2 V 3"]:
     Raises:
         ValueError: no body at all.
     """
+    bodies = _shown(bodies)
     seen = _seen(bodies)
     bodies = [Body(np.searchsorted(seen, body.frames), body.joints) for body in bodies]
     actors = np.zeros((len(seen), _PERSONS, *bodies[0].joints.shape[1:]), dtype=np.float32)
@@ -113,6 +114,7 @@ def prenormalize3d(bodies: list[Body]) -> Float32[np.ndarray, "T 2 V 3"]:
     Raises:
         ValueError: no body at all.
     """
+    bodies = _shown(bodies)
     seen = _seen(bodies)
     ranked = sorted(bodies, key=energy, reverse=True)[:_PERSONS]
     if len(ranked) > 1 and len(ranked[1].frames) > len(ranked[0].frames):
@@ -149,9 +151,15 @@ def turn(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.eye(3) + sin * cross + (1 - cos) * cross @ cross
 
 
-def _seen(bodies: list[Body]) -> np.ndarray:
-    if not bodies:
+def _shown(bodies: list[Body]) -> list[Body]:
+    """The bodies without those whose joints are 0 in every frame."""
+    shown = [body for body in bodies if body.joints.any()]
+    if not shown:
         raise ValueError("no body in any frame; leave the file out")
+    return shown
+
+
+def _seen(bodies: list[Body]) -> np.ndarray:
     return np.unique(np.concatenate([body.frames for body in bodies]))
 
 

@@ -39,6 +39,7 @@ class Found:
     num_persons: int
     classes: Mapping[str, str]
     form: str
+    own: Mapping[str, str] | None = None  # units and axes of the user's own files
 
 
 def _nothing_missing(table: Table, names: Iterable[str]) -> list[str]:
@@ -229,7 +230,8 @@ def _find_own(raw: Path, actors: str) -> Found:
         items.append(Item(name, own.read_own, (path, description, name), facts, path, _stamp(path)))
     classes = {str(index): name for index, name in enumerate(description.classes)}
     layout, persons = description.layout.name, description.persons
-    return Found(sorted(items, key=lambda item: item.name), layout, persons, classes, "own clips")
+    items.sort(key=lambda item: item.name)
+    return Found(items, layout, persons, classes, "own clips", description.convention())
 
 
 def _missing_by_class(counts: tuple[int, ...], names: list[str]) -> Callable[[Table, Iterable[str]], list[str]]:

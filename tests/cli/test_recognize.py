@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import raw_clips
 from skeleton_llm import Recognizer
 from skeleton_llm.cli.main import main
 from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning
@@ -82,3 +83,15 @@ def test_missing_model_and_another_layout(model, files, tmp_path, capsys):
     np.save(tmp_path / "k.npy", np.ones((4, 20, 3), dtype=np.float32))
     assert main(["recognize", str(tmp_path / "k.npy"), "--model", str(model)]) == 1
     assert "has the layout kinect20, this tokenizer reads ntu25" in capsys.readouterr().err
+
+
+def test_a_raw_file_is_read_as_the_training_data_were(model, tmp_path):
+    recognizer = Recognizer.from_pretrained(model)
+    (tmp_path / "a.skeleton").write_text(raw_clips.ntu_text(14))
+    usual = recognizer.read(tmp_path / "a.skeleton").joints
+    recognizer.tokenizer.info["dataset"]["actors"] = "prenormalize3d"
+    assert not np.allclose(recognizer.read(tmp_path / "a.skeleton").joints, usual)
+    joints = example_clip().joints
+    np.save(tmp_path / "b.npy", joints[..., [0, 2, 1]] * np.array([1000, -1000, 1000]))  # millimetres, z up
+    recognizer.tokenizer.info["dataset"]["own"] = {"layout": "ntu25", "units": "mm", "up": "z"}
+    np.testing.assert_allclose(recognizer.read(tmp_path / "b.npy").joints, joints, atol=1e-5)

@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,11 @@ def test_a_finished_run_says_so_and_a_changed_one_is_refused(small_data, tmp_pat
 
 
 @pytest.mark.parametrize(("workers", "stop"), [("0", 3), ("2", 3), ("0", 0)])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(small_data, tmp_path, monkeypatch, capsys, workers, stop):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    small_data, tmp_path, monkeypatch, capsys, request, workers, stop
+):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2 if stop == 0 else 1)  # with two threads, sums would differ from run to run
     more = ["--data.init_args.num_workers", workers]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(stage1_arguments(small_data, whole, *more)) == 0

@@ -54,7 +54,7 @@ def test_confusion_names_rows_and_columns_and_normalises_rows():
 
 
 def colours(image):
-    return {colour for _, colour in image.getcolors(100_000)}
+    return {colour for _, colour in image.convert("RGB").getcolors(100_000)}
 
 
 def test_two_persons_have_two_colours_and_an_absent_one_none():
@@ -71,7 +71,7 @@ def test_every_bone_of_a_layout_is_drawn_where_its_joints_are():
     joints = np.zeros((1, 1, 17, 3), dtype=np.float32)
     joints[0, 0, :, 2] = 1
     joints[0, 0, 5], joints[0, 0, 7] = (1, 1, 1), (-1, -1, 1)  # one long bone across the picture, the rest a point
-    image = np.asarray(draw_frames(joints, "coco17_2d")[0])
+    image = np.asarray(draw_frames(joints, "coco17_2d")[0].convert("RGB"))
     blue = (image == (31, 119, 180)).all(-1)
     assert blue[80, 80]  # +x is on the left, +y above
     assert blue[240, 240]

@@ -21,6 +21,7 @@ class PlainSteps(LitVQVAE):
 def run(data: str, out: str, ranks: int) -> None:
     """One run; the global batch is 16 clips whatever the number of ranks."""
     L.seed_everything(0)
+    torch.set_num_threads(1)
     module = SkeletonDataModule(data, "synthetic_xsub", batch_size=16 // ranks)
     network = VQVAEConfig(width=16, depth=1, num_codes=32, noise=False)
     model = PlainSteps("ntu25", 2, network=network, quantize_after=0, sample_clips=64)

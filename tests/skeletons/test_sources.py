@@ -131,7 +131,7 @@ def test_own_layout_units_and_upward_axis(tmp_path):
         ("labels: '(?P<name>x)'", r"the pattern needs a group \(\?P<label>"),
         ("units: inch", "units is m, cm or mm"),
         ("colour: red", "has the unknown key colour"),
-        ("test: {}", "test: expected lists under subject"),
+        ("test: {}", "test: expected lists of numbers under subject"),
         ("classes: [wave]", "classes: expected a list of at least two"),
         ("classes: [wave", "not YAML"),
         ("persons: many", "persons: expected a number"),

@@ -1,15 +1,15 @@
 """One reader per public format; each turns raw files into ``Clip`` or says in one sentence why it cannot."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from skeleton_llm.skeletons.actors import bodies_of, find_convention
 from skeleton_llm.skeletons.clip import Clip
-from skeleton_llm.skeletons.layouts import LAYOUTS, NTU25
+from skeleton_llm.skeletons.layouts import LAYOUTS, NTU25, find_layout
 from skeleton_llm.skeletons.readers.ctrgcn import read_ctrgcn, read_halves
 from skeleton_llm.skeletons.readers.ntu import ntu_class_names, ntu_facts, ntu_missing, read_ntu
 from skeleton_llm.skeletons.readers.nw_ucla import NW_UCLA_CLASSES, nw_ucla_facts, nw_ucla_missing, read_nw_ucla
-from skeleton_llm.skeletons.readers.own import joints_of_json, read_joints
+from skeleton_llm.skeletons.readers.own import SUFFIXES, joints_of_json, read_joints, to_metres
 from skeleton_llm.skeletons.readers.pku_mmd import read_recording
 from skeleton_llm.skeletons.readers.pyskl import read_annotation, read_annotations
 from skeleton_llm.skeletons.readers.raw_file import load_json, read_bytes, split_name
@@ -18,12 +18,13 @@ from skeleton_llm.skeletons.readers.uav_human import read_uav_human
 from skeleton_llm.skeletons.readers.utd_mhad import read_utd_mhad
 
 
-def read_clip(path: Path | str, actors: str = "ctrgcn") -> Clip:
+def read_clip(path: Path | str, actors: str = "ctrgcn", own: Mapping[str, str] | None = None) -> Clip:
     """Read one raw clip by its suffix and content.
 
     ``.skeleton`` (NTU), ``.json`` (NW-UCLA, Smarthome or a list of joints), ``.mat`` (UTD-MHAD), ``.txt`` (UAV-Human or
     a whole PKU-MMD recording), ``.npy``, ``.csv``; out of a file of many clips by name: ARCHIVE.zip#ENTRY,
-    PYSKL.pkl#FRAME_DIR, CTRGCN.npz#x_test/17. ``actors`` places NTU's and PKU-MMD's actors (``actors.CONVENTIONS``).
+    PYSKL.pkl#FRAME_DIR, CTRGCN.npz#x_test/17. ``actors`` places NTU's and PKU-MMD's actors (``actors.CONVENTIONS``);
+    ``own`` (layout, units, up) is how the user's own ``.npy``, ``.json`` and ``.csv`` are meant.
 
     Raises:
         FileNotFoundError: no such file.
@@ -35,6 +36,9 @@ def read_clip(path: Path | str, actors: str = "ctrgcn") -> Clip:
     suffix = (Path(inside).suffix if file.suffix == ".zip" and inside else file.suffix).lower()
     if suffix == ".zip":
         raise ValueError(f"{path}: holds many files; name one of them: {file}#ENTRY")
+    if own is not None and suffix in SUFFIXES:
+        joints = read_joints(file, find_layout(own["layout"]))
+        return Clip(to_metres(joints, own["units"], own["up"]), own["layout"], source=str(file))
     readers: dict[str, Callable[[], Clip]] = {
         ".skeleton": lambda: read_ntu(path, actors),
         ".json": lambda: _read_json(file),

@@ -5,7 +5,6 @@ Names, subjects and cameras are not in it.
 """
 
 import zipfile
-import zlib
 from functools import lru_cache
 from math import prod
 from pathlib import Path
@@ -15,9 +14,11 @@ import numpy as np
 
 from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.layouts import NTU25
-from skeleton_llm.skeletons.readers.raw_file import open_archive, to_single
+from skeleton_llm.skeletons.readers.raw_file import DAMAGE, brief, open_archive, read_header, to_single
 
 _CHANNELS = 2 * NTU25.num_joints * 3
+_MOST_CLASSES = 1000
+_MOST_RATIO = 50  # padding packs to about a tenth
 _PROTOCOLS = {"cs": "xsub", "csub": "xsub", "xsub": "xsub", "cv": "xview", "xview": "xview", "cset": "xset"}
 
 
@@ -63,13 +64,15 @@ def read_halves(path: Path | str) -> dict[str, Half]:
         clips, labels = _member(archive, path, f"x_{half}"), _member(archive, path, f"y_{half}")
         if len(clips.shape) != 3 or clips.shape[2] != _CHANNELS:
             raise ValueError(f"{path}: expected x_{half} of shape [clips, frames, {_CHANNELS}], found {clips.shape}")
-        if labels.shape[:1] != clips.shape[:1] or len(labels.shape) not in (1, 2):
+        if labels.shape[:1] != clips.shape[:1] or len(labels.shape) not in (1, 2) or 0 in (*labels.shape, *clips.shape):
             raise ValueError(f"{path}: y_{half} {labels.shape} does not fit x_{half} {clips.shape}")
         known = _rows(path, labels, 0, labels.shape[0])
         if known.ndim == 2:
             if not ((known != 0).sum(1) == 1).all():
                 raise ValueError(f"{path}: y_{half} is not one-hot in row {int(((known != 0).sum(1) != 1).argmax())}")
             known = known.argmax(1)
+        elif known.dtype.kind not in "iu" or known.min() < 0 or known.max() > _MOST_CLASSES:
+            raise ValueError(f"{path}: y_{half} holds no classes (whole numbers from 0)")
         halves[half] = Half(clips, known.astype(np.int64))
     return halves
 
@@ -90,13 +93,17 @@ def read_ctrgcn(path: Path | str, half: str, clips: Member, row: int, label: int
 
 
 def _check(archive: zipfile.ZipFile, path: Path | str) -> None:
+    packed, unpacked = Path(path).stat().st_size, sum(info.file_size for info in archive.infolist())
+    if unpacked > _MOST_RATIO * packed + 2**20:
+        raise ValueError(f"{path}: claims to unpack to {unpacked:,} bytes from {packed:,}; fetch the file again")
     for info in archive.infolist():
         try:
             with archive.open(info) as stream:
                 while stream.read(2**24):
                     pass
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-            raise ValueError(f"{path}: {info.filename} is damaged ({error}); fetch the file again") from error
+        except DAMAGE as error:
+            name = brief(info.filename)
+            raise ValueError(f"{path}: {name} is damaged ({brief(error)}); fetch the file again") from error
 
 
 def _member(archive: zipfile.ZipFile, path: Path | str, name: str) -> Member:
@@ -105,16 +112,13 @@ def _member(archive: zipfile.ZipFile, path: Path | str, name: str) -> Member:
         raise ValueError(f"{path}: expected the arrays x_train, y_train, x_test and y_test, {name} is missing")
     with archive.open(entry) as stream:
         try:
-            version = np.lib.format.read_magic(stream)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(stream)
-        except ValueError as error:
-            raise ValueError(f"{path}: {entry} is no array ({error}); fetch the file again") from error
-        start = stream.tell()
+            shape, dtype, fortran, start = read_header(stream)
+        except DAMAGE as error:
+            raise ValueError(f"{path}: {entry} is no array ({brief(error)}); fetch the file again") from error
     whole = start + prod(shape) * dtype.itemsize == archive.getinfo(entry).file_size
-    if fortran or dtype.kind not in "fiub" or min(shape, default=0) < 0 or not whole:
+    if fortran or not whole:
         raise ValueError(f"{path}: {entry} {shape} {dtype} is no whole array of numbers; fetch the file again")
-    return Member(entry, tuple(shape), dtype.str, start)
+    return Member(entry, shape, dtype.str, start)
 
 
 @lru_cache(maxsize=4)

@@ -20,7 +20,10 @@ from skeleton_llm.skeletons.readers.raw_file import to_single
 
 _NEWLINE, _RETURN, _SPACE, _TAB, _DOT, _MINUS, _PLUS, _ZERO, _NINE, _E, _e = 10, 13, 32, 9, 46, 45, 43, 48, 57, 69, 101
 _EXACT = 2**53  # an integer up to here times or over a power of ten up to 1e22 is rounded once, as float() does
-_MOST_BODIES, _MOST_FRAMES = 20, 1_000_000
+_ONES, _HIGHS, _LOWS = (np.uint64(0x0101010101010101 * byte) for byte in (1, 0x80, 0x7F))
+_SPACES = np.uint64(0x0101010101010101 * _SPACE)
+_SEVEN, _EIGHT, _FIFTY_SIX = np.uint64(7), np.uint64(8), np.uint64(56)
+_MOST_BODIES, _MOST_FRAMES, _MOST_TRACKS = 20, 1_000_000, 1000
 
 
 class Table(NamedTuple):
@@ -33,6 +36,7 @@ class Table(NamedTuple):
 
 def _scan(  # noqa: PLR0911, PLR0912, PLR0915  (one pass over the bytes; numba wants it in one piece)
     text: np.ndarray,
+    words: np.ndarray,
     num_joints: int,
     columns: int,
     powers: np.ndarray,
@@ -51,14 +55,36 @@ def _scan(  # noqa: PLR0911, PLR0912, PLR0915  (one pass over the bytes; numba w
             if character in (_SPACE, _TAB, _RETURN):
                 at += 1
                 continue
+            if character < _SPACE:
+                return -1  # other control characters: splitting at them is left to the slow reader
             fields += 1
-            wanted = fields <= 3 if stage == 4 else fields == 1
-            if not wanted:
-                while at < size and text[at] > _SPACE:
+            if fields > (3 if stage == 4 else 1):  # only counted: eight bytes at a time
+                doubled = np.uint64(0)  # two spaces in a row or one at the end: fields are not as many as spaces
+                while at < size and at & 7 and text[at] >= _SPACE:
+                    fields += text[at] == _SPACE
+                    doubled |= np.uint64((text[at] == _SPACE) & (text[at - 1] == _SPACE))
                     at += 1
+                if not at & 7:
+                    word, last = at >> 3, np.uint64(0x80 * (text[at - 1] == _SPACE))
+                    while word < len(words):
+                        if (words[word] - _SPACES) & ~words[word] & _HIGHS:
+                            break  # a byte below a space: the line's end, or other white space
+                        blanks = words[word] ^ _SPACES
+                        blanks = ~(((blanks & _LOWS) + _LOWS) | blanks | _LOWS)  # the high bit of each space
+                        fields += int(((blanks >> _SEVEN) * _ONES) >> _FIFTY_SIX)
+                        doubled |= blanks & ((blanks << _EIGHT) | last)
+                        last = blanks >> _FIFTY_SIX
+                        word += 1
+                    at = word << 3
+                    while at < size and text[at] >= _SPACE:
+                        fields += text[at] == _SPACE
+                        doubled |= np.uint64((text[at] == _SPACE) & (text[at - 1] == _SPACE))
+                        at += 1
+                if columns > 0 and (doubled or text[at - 1] == _SPACE):
+                    return -1
                 continue
-            negative = character == _MINUS
-            if negative or character == _PLUS:
+            negative, signed = character == _MINUS, character in (_MINUS, _PLUS)
+            if signed:
                 at += 1
             digits, mantissa, scale, dotted = 0, 0, 0, False
             while at < size and (_ZERO <= text[at] <= _NINE or (text[at] == _DOT and not dotted)):
@@ -69,7 +95,7 @@ def _scan(  # noqa: PLR0911, PLR0912, PLR0915  (one pass over the bytes; numba w
                     digits += 1
                     scale -= dotted
                 at += 1
-            if digits == 0 or digits > 18:
+            if digits == 0 or digits > (18 if stage in (2, 4) else 9):
                 return -1
             if stage == 4 and at < size and text[at] in (_E, _e):
                 at += 1
@@ -91,7 +117,7 @@ def _scan(  # noqa: PLR0911, PLR0912, PLR0915  (one pass over the bytes; numba w
                 number = mantissa / powers[-scale] if scale < 0 else mantissa * powers[scale]
                 joints[found, num_joints - rows, fields - 1] = -number if negative else number
             else:
-                if negative or dotted:
+                if signed or dotted:
                     return -1
                 value = mantissa
         at += 1
@@ -137,11 +163,12 @@ _POWERS = 10.0 ** np.arange(23)
 
 def scan(text: bytes, num_joints: int, columns: int) -> Table | None:
     """The fast way: the table, or None where the text has another form than the plain one."""
-    most = text.count(b"\n") // (num_joints + 2) + 1
+    most = len(text) // (6 * num_joints) + 1  # a joint's line has at least 6 bytes; unused pages cost nothing
     ids, frames = np.empty(most, dtype=np.int64), np.empty(most, dtype=np.int64)
     joints = np.empty((most, num_joints, 3), dtype=np.float32)
     data = np.frombuffer(text, dtype=np.uint8)
-    found = _compiled(data, num_joints, columns, _POWERS, ids, frames, joints) if text else -1
+    words = data[: len(data) // 8 * 8].view(np.uint64)
+    found = _compiled(data, words, num_joints, columns, _POWERS, ids, frames, joints) if text else -1
     return None if found < 0 else Table(ids[:found], frames[:found], joints[:found])
 
 
@@ -183,7 +210,7 @@ class _Lines:
         if len(fields) < 3 or (columns > 0 and len(fields) != columns):
             raise self.refuse(f"a joint's {columns or 'x y z'} fields, got {len(fields)}", fields)
         try:
-            numbers = [float(field) for field in fields[:3]]
+            numbers = [float(field.replace(b"_", b"?")) for field in fields[:3]]  # float() would take 1_0 for 10
         except ValueError:
             raise self.refuse("a joint's x y z", fields) from None
         if not all(map(math.isfinite, numbers)):
@@ -229,9 +256,11 @@ def read_bodies(text: bytes, where: str, *, num_joints: int = 25, columns: int =
     table = scan(text, num_joints, columns) or read_slowly(text, num_joints, columns, where)
     to_single(table.joints, where)
     names, first, owner = np.unique(table.ids, return_index=True, return_inverse=True)
+    if len(names) > _MOST_TRACKS:
+        raise ValueError(f"{where}: {len(names):,} different bodies, expected a few; fetch the file again")
     bodies = []
     for body in np.argsort(first):
-        rows = owner == body
+        rows = owner == body if len(names) > 1 else slice(None)
         frames = table.frames[rows]
         if len(frames) > 1 and (np.diff(frames) == 0).any():
             raise ValueError(f"{where}: body {names[body]} occurs twice in one frame; fetch the file again")

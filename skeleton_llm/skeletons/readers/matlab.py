@@ -15,7 +15,7 @@ _HEADER = 128
 _MATRIX, _COMPRESSED = 14, 15
 _TYPES = {1: "<i1", 2: "<u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
 _NUMERIC_CLASSES = range(6, 16)  # double, single, int8 ... uint64
-_MOST_RATIO, _MOST_BYTES = 50, 2**26
+_MOST_RATIO, _MOST_BYTES = 50, 2**21  # two minutes of skeletons; UTD-MHAD's longest has four seconds
 
 
 def read_matrix(path: Path | str, name: str) -> np.ndarray:

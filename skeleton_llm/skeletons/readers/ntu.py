@@ -45,7 +45,7 @@ def read_ntu(path: Path | str, actors: str = "ctrgcn") -> Clip:
     """
     convention = find_convention(actors)
     bodies = read_bodies(read_bytes(path), str(path))
-    if not bodies:
+    if not any(body.joints.any() for body in bodies):
         raise ValueError(f"{path}: no body in any frame; leave the file out")
     facts: dict[str, Any] = ntu_facts(Path(str(path)).name) or {}
     return Clip(convention(bodies), NTU25.name, source=str(path), **facts)

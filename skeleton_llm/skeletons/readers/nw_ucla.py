@@ -12,9 +12,9 @@ import numpy as np
 from skeleton_llm.skeletons.class_names import class_names
 from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.layouts import KINECT20
-from skeleton_llm.skeletons.readers.raw_file import load_json, to_single
+from skeleton_llm.skeletons.readers.raw_file import brief, load_json, to_double, to_single
 
-_NAME = re.compile(r"a(\d+)_s(\d+)_e(\d+)_v(\d+)")
+_NAME = re.compile(r"a(\d{1,4})_s(\d{1,4})_e(\d{1,4})_v(\d{1,4})")
 _ACTIONS = tuple(int(action[1:]) for action in class_names("nw_ucla"))
 NW_UCLA_CLASSES = tuple(class_names("nw_ucla").values())
 _COUNTS = (  # clips of each class from views 1, 2 and 3
@@ -54,17 +54,19 @@ def read_nw_ucla(path: Path | str, data: Any = None) -> Clip:
     if data is None:
         data = load_json(path)
     try:
-        joints = np.array(data["skeletons"], dtype=np.float64)
+        joints = to_double(data["skeletons"])
     except (KeyError, TypeError) as error:
         raise ValueError(f'{path}: expected an NW-UCLA clip with the key "skeletons" (numbers [T][20][3])') from error
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}: skeletons are no numbers [T][20][3] ({error}); fetch it again") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: skeletons are no numbers [T][20][3] ({brief(error)}); fetch it again") from error
     if joints.ndim != 3 or joints.shape[1:] != (KINECT20.num_joints, 3):
         raise ValueError(f"{path}: expected frames of 20 joints with 3 coordinates, found an array {joints.shape}")
     joints = to_single(joints, path)
-    facts: dict[str, Any] = nw_ucla_facts(path.stem) or nw_ucla_facts(str(data.get("file_name", ""))) or {}
+    inside = data.get("file_name")
+    facts: dict[str, Any] = nw_ucla_facts(path.stem) or nw_ucla_facts(inside if isinstance(inside, str) else "") or {}
     if facts.get("label") == -1:
         raise ValueError(f"{path}: unknown class; NW-UCLA has the actions {', '.join(class_names('nw_ucla'))}")
     if facts and data.get("label", facts["label"] + 1) not in (facts["label"] + 1, _ACTIONS[facts["label"]]):
-        raise ValueError(f"{path}: its name says class {facts['label'] + 1}, its label {data['label']}; one is wrong")
+        said = brief(repr(data["label"]))
+        raise ValueError(f"{path}: its name says class {facts['label'] + 1}, its label {said}; one is wrong")
     return Clip(joints[:, None], KINECT20.name, source=str(path), **facts)

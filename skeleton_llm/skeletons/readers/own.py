@@ -6,9 +6,11 @@ V * 3 or M * V * 3 numbers (joint by joint x, y, z; person after person), a head
 
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,15 @@ import yaml
 
 from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.layouts import LAYOUTS, Layout, find_layout, register_layout
-from skeleton_llm.skeletons.readers.raw_file import load_json, to_single
+from skeleton_llm.skeletons.readers.raw_file import brief, load_json, read_header, to_double, to_single
 
 DESCRIPTION = "dataset.yaml"
 SUFFIXES = (".npy", ".json", ".csv")
 _SCALES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 _UP = {"y": (0, 1, 2), "z": (0, 2, 1)}  # which axis becomes x, y, z
+_SIGNS = {"y": (1, 1, 1), "-y": (-1, -1, 1), "z": (1, 1, -1), "-z": (1, -1, 1)}
 _KEYS = {"layout", "classes", "labels", "test", "units", "up", "persons"}
+_DEEPEST = 10
 _FACTS = ("subject", "view", "setup", "replication")
 
 
@@ -80,15 +84,15 @@ class Description:
             return all(facts.get(fact) in values for fact, values in self.test.items())
         return any(fnmatch(name, pattern) for pattern in self.test)
 
-    def convert(self, joints: np.ndarray) -> np.ndarray:
-        """Joints in the file's units and axes as metres, +y up; a turn, never a mirror image."""
-        axes = _UP[self.up[-1]]
-        turned = joints[..., axes] * np.array([1, 1, -1] if self.up == "z" else [1, 1, 1], dtype=np.float32)
-        if self.up == "-y":
-            turned = turned * np.array([-1, -1, 1], dtype=np.float32)
-        elif self.up == "-z":
-            turned = turned * np.array([1, -1, 1], dtype=np.float32)
-        return (turned * _SCALES[self.units]).astype(np.float32)
+    def convention(self) -> dict[str, str]:
+        """What a prepared dataset and a tokenizer keep, so that a new file is read as the others were."""
+        return {"layout": self.layout.name, "units": self.units, "up": self.up}
+
+
+def to_metres(joints: np.ndarray, units: str, up: str) -> np.ndarray:
+    """Joints in a file's units and axes as metres, +y up; a turn, never a mirror image."""
+    turned = joints[..., _UP[up[-1]]] * np.array(_SIGNS[up], dtype=np.float32)
+    return (turned * _SCALES[units]).astype(np.float32)
 
 
 def read_description(path: Path | str) -> Description:
@@ -102,19 +106,31 @@ def read_description(path: Path | str) -> Description:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; describe your clips in it (docs/datasets.md, Your own data)")
     try:
-        data = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+        data = yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
+    except (
+        yaml.YAMLError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
+        raise ValueError(f"{path}: not YAML ({brief(error)})") from error
     if not isinstance(data, dict):
         raise ValueError(f"{path}: expected the keys {', '.join(sorted(_KEYS))}")
     missing, unknown = {"layout", "classes", "labels", "test"} - data.keys(), data.keys() - _KEYS
     if missing or unknown:
-        said = f"misses {', '.join(sorted(missing))}" if missing else f"has the unknown key {min(map(str, unknown))}"
+        said = (
+            f"misses {', '.join(sorted(missing))}"
+            if missing
+            else f"has the unknown key {brief(min(map(str, unknown)))}"
+        )
         raise ValueError(f"{path}: {said}; expected the keys {', '.join(sorted(_KEYS))}")
     try:
         return _description(data)
-    except (ValueError, TypeError, KeyError, AttributeError, re.error) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path}: {brief(error)}") from error
 
 
 def _description(data: dict[str, Any]) -> Description:
@@ -123,21 +139,49 @@ def _description(data: dict[str, Any]) -> Description:
     if not isinstance(classes, list) or len(set(map(str, classes))) != len(classes) or len(classes) < 2:
         raise ValueError("classes: expected a list of at least two different names")
     if isinstance(labels, str):
-        if "label" not in re.compile(labels).groupindex:
+        if "label" not in _pattern(labels).groupindex:
             raise ValueError("labels: the pattern needs a group (?P<label>...)")
-    elif not isinstance(labels, dict) or not labels:
+    elif not isinstance(labels, dict) or not labels or not all(isinstance(pattern, str) for pattern in labels):
         raise ValueError("labels: expected a pattern with the group label, or a class for each file pattern")
     if isinstance(test, dict):
-        if not test or not test.keys() <= set(_FACTS) or not all(isinstance(v, list) for v in test.values()):
-            raise ValueError(f"test: expected lists under {', '.join(_FACTS)}, or a list of file patterns")
-    elif not isinstance(test, list) or not test:
+        numbers = [v for values in test.values() for v in (values if isinstance(values, list) else [None])]
+        if not numbers or not test.keys() <= set(_FACTS) or not all(type(v) is int for v in numbers):
+            raise ValueError(f"test: expected lists of numbers under {', '.join(_FACTS)}, or a list of file patterns")
+    elif not isinstance(test, list) or not test or not all(isinstance(pattern, str) for pattern in test):
         raise ValueError(f"test: expected lists under {', '.join(_FACTS)}, or a list of file patterns")
     units, up, persons = str(data.get("units", "m")), str(data.get("up", "y")), data.get("persons", 1)
     if units not in _SCALES or up.lstrip("-") not in _UP or len(up) > 2:
         raise ValueError(f"units is m, cm or mm and up is y, -y, z or -z; found {units!r} and {up!r}")
     if not isinstance(persons, int) or not 1 <= persons <= 10:
         raise ValueError(f"persons: expected a number from 1 to 10, found {persons!r}")
-    return Description(layout, tuple(map(str, classes)), labels, test, units, up, persons)
+    rules = labels if isinstance(labels, str) else {pattern: str(label) for pattern, label in labels.items()}
+    return Description(layout, tuple(map(str, classes)), rules, test, units, up, persons)
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """A regular expression that also has no doubtful place (what Python only warns of)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return re.compile(text)
+        except (re.error, Warning, OverflowError, RecursionError) as error:
+            raise ValueError(f"labels: no regular expression ({error})") from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Without aliases (``*name``), which grow a small file beyond all memory, and without deep nesting."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("an alias (*name) is not read here; write out what it stands for")
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise ValueError(f"it nests deeper than {_DEEPEST} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 def read_own(path: Path | str, description: Description, name: str, protocol: str = "own") -> Clip:
@@ -147,7 +191,8 @@ def read_own(path: Path | str, description: Description, name: str, protocol: st
         ValueError: a damaged file, another shape, too many persons, or a file that fits no rule.
     """
     facts = description.facts(name)
-    joints = description.convert(read_joints(path, description.layout, description.persons))
+    read = read_joints(path, description.layout, description.persons)
+    joints = to_metres(read, description.units, description.up)
     splits = {protocol: int(description.is_test(name, facts))}
     return Clip(joints, description.layout.name, source=str(path), splits=splits, **facts)
 
@@ -185,13 +230,18 @@ def read_joints(path: Path | str, layout: Layout | None = None, persons: int = 1
 def _npy(path: Path) -> np.ndarray:
     try:
         with path.open("rb") as file:
-            np.lib.format.read_magic(file)  # no pickle, no archive
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        if mapped.dtype.kind not in "fiu":
-            raise ValueError(f"holds {mapped.dtype}")
-        return to_single(mapped, path)
-    except (ValueError, OSError, EOFError, TypeError, SyntaxError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{path}: not a whole NumPy file of numbers ({error}); save it with numpy.save") from error
+            shape, dtype, fortran, start = read_header(file)
+        need, have = prod(shape) * dtype.itemsize, path.stat().st_size - start
+        if need != have or need == 0:
+            raise ValueError(f"its shape {shape} needs {need:,} bytes of numbers, it has {have:,}")
+        if dtype.kind == "b":
+            raise ValueError("holds truth values")
+        mapped = np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a whole NumPy file of numbers ({brief(error)}); save it with numpy.save"
+        ) from error
+    return to_single(mapped, path)
 
 
 def _json(path: Path) -> np.ndarray:
@@ -206,23 +256,28 @@ def joints_of_json(path: Path | str, data: Any) -> np.ndarray:
     """
     listed = data.get("joints") if isinstance(data, dict) else data
     try:
-        return to_single(np.array(listed, dtype=np.float64), path)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f'{path}: expected numbers [T][V][3], or {{"joints": [...]}} ({error})') from error
+        numbers = to_double(listed)
+    except ValueError as error:
+        raise ValueError(f'{path}: expected numbers [T][V][3], or {{"joints": [...]}} ({brief(error)})') from error
+    return to_single(numbers, path)
 
 
 def _csv(path: Path) -> np.ndarray:
     rows: list[list[float]] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig", errors="replace").splitlines(), start=1):
-        fields = [field.strip() for field in re.split(r"[,;\t]", line.strip())]
-        if fields == [""]:
+    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        fields = [field.strip() for field in re.split(rb"[,;\t]", line.strip())]
+        if fields == [b""]:
             continue
+        if number == 1 and not any(map(_is_number, fields)):
+            continue  # names of the columns
         try:
-            values = [float(field) for field in fields]
+            if b"_" in line:
+                raise ValueError  # float() would take 1_0 for 10
+            values = list(map(float, fields))
         except ValueError:
-            if number == 1:
-                continue  # names of the columns
-            raise ValueError(f"{path} line {number}: expected numbers, found {line[:40]!r}") from None
+            said = line[:40].decode("latin-1")
+            raise ValueError(f"{path} line {number}: expected numbers, found {said!r}") from None
         if not all(map(math.isfinite, values)):
             raise ValueError(f"{path} line {number}: holds a number that is NaN or infinite; mend or remove the file")
         if rows and len(values) != len(rows[0]):
@@ -231,3 +286,11 @@ def _csv(path: Path) -> np.ndarray:
     if not rows:
         raise ValueError(f"{path}: holds no frame; leave the file out")
     return to_single(np.array(rows, dtype=np.float64), path)
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True

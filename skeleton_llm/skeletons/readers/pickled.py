@@ -7,6 +7,8 @@ that a file of gigabytes needs memory for its index alone.
 
 import mmap
 import pickletools
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
@@ -15,8 +17,11 @@ from typing import IO, Any, Literal, cast
 
 import numpy as np
 
+from skeleton_llm.skeletons.readers.raw_file import brief
+
 _SHORT = 1024  # longer texts and bytes stay in the file
-_KINDS = "fiub"
+_KIND = re.compile(r"[<>|=]?[fiub][1248]")
+_LARGEST_SIZE = 2**31
 _HEADERS = {
     "SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8,
     "SHORT_BINUNICODE": 1, "BINUNICODE": 4, "BINUNICODE8": 8, "SHORT_BINSTRING": 1, "BINSTRING": 4,
@@ -31,6 +36,7 @@ _KNOWN = {
     **{(f"numpy.{core}.numeric", "_frombuffer"): "_frombuffer" for core in ("core", "_core")},
 }  # fmt: skip
 _Kind = Literal["bytes", "text"]
+_Key = str | int | float | bytes | None  # a tuple's hash can take for ever
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,10 @@ class StoredArray:
             with Path(path).open("rb") as file:
                 file.seek(data.start)
                 raw = file.read(data.length)
-            data = _latin(raw.decode("utf-8", "surrogatepass")) if data.kind == "text" else raw
+            try:
+                data = _latin(raw.decode("utf-8", "surrogatepass")) if data.kind == "text" else raw
+            except UnicodeError as error:
+                raise ValueError(f"{path}: an array has damaged bytes ({brief(error)}); fetch the file again") from None
         kind = np.dtype(self.dtype)
         if len(data) != prod(self.shape) * kind.itemsize:
             raise ValueError(f"{path}: an array of shape {self.shape} has {len(data):,} bytes; fetch the file again")
@@ -91,7 +100,11 @@ def read_pickle(path: Path | str) -> Any:
     path = Path(path)
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty; fetch it again")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        warnings.catch_warnings(action="error"),  # a doubtful escape in a text: damage
+    ):
         machine, at = _Machine(), 0
         try:
             for opcode, argument, position in pickletools.genops(cast(IO[bytes], data)):
@@ -101,10 +114,8 @@ def read_pickle(path: Path | str) -> Any:
                 machine.step(opcode.name, argument, at)
         except _Refused as error:
             raise ValueError(f"{path}: {error} (byte {at}); only arrays and plain containers are read") from None
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, UnicodeError) as error:
-            raise ValueError(
-                f"{path}: not a whole pickle ({str(error).splitlines()[0][:120]}, byte {at}); fetch it again"
-            ) from None
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, Warning) as error:
+            raise ValueError(f"{path}: not a whole pickle ({brief(error)}, byte {at}); fetch it again") from None
     raise ValueError(f"{path}: not a whole pickle (no end); fetch it again")
 
 
@@ -184,6 +195,8 @@ class _Machine:
     def _pairs(self, items: list[Any]) -> dict[Any, Any]:
         if len(items) % 2:
             raise ValueError("a key has no value")
+        for key in items[::2]:
+            self._of(key, _Key)
         return dict(zip(items[::2], items[1::2], strict=True))
 
     def _dict(self, _: Any) -> None:
@@ -207,15 +220,16 @@ class _Machine:
     def _set_item(self, _: Any) -> None:
         target, key, value = self._top(3)
         del self.stack[-2:]
-        self._of(target, dict)[key] = value
+        self._of(target, dict)[self._of(key, _Key)] = value
 
     def _set_items(self, _: Any) -> None:
         items = self._since_mark()
         self._of(self._top(1)[0], dict).update(self._pairs(items))
 
-    def _of(self, value: Any, kind: type) -> Any:
+    def _of(self, value: Any, kind: Any) -> Any:
         if not isinstance(value, kind):
-            raise ValueError(f"expected a {kind.__name__}, found a {type(value).__name__}")  # noqa: TRY004
+            expected = "text or number" if kind is _Key else kind.__name__
+            raise ValueError(f"expected a {expected}, found a {type(value).__name__}")  # noqa: TRY004
         return value
 
     def _memoize(self, _: Any) -> None:
@@ -237,8 +251,8 @@ class _Machine:
         self._named(module, name)
 
     def _named(self, module: Any, name: Any) -> None:
-        if (module, name) not in _KNOWN:
-            raise _Refused(f"it asks for {str(module)[:60]}.{str(name)[:60]}")
+        if (self._of(module, str), self._of(name, str)) not in _KNOWN:
+            raise _Refused(f"it asks for {brief(module[:60])}.{brief(name[:60])}")
         self.stack.append(_Half(_KNOWN[module, name]))
 
     def _reduce(self, _: Any) -> None:
@@ -280,10 +294,9 @@ class _Machine:
 
 
 def _number(code: Any) -> str:
-    kind = np.dtype(str(code))
-    if kind.kind not in _KINDS or kind.itemsize > 8:
-        raise _Refused(f"it holds an array of {str(code)[:20]}")
-    return kind.str
+    if not isinstance(code, str) or _KIND.fullmatch(code) is None:
+        raise _Refused(f"it holds an array of {brief(code[:20]) if isinstance(code, str) else type(code).__name__}")
+    return np.dtype(code).str
 
 
 def _array(shape: Any, kind: Any, data: Any, *, fortran: bool) -> StoredArray:
@@ -292,7 +305,7 @@ def _array(shape: Any, kind: Any, data: Any, *, fortran: bool) -> StoredArray:
     if not isinstance(data, (bytes, Stretch)):
         raise ValueError("an array without bytes")
     sizes = tuple(int(size) for size in shape)
-    if any(size < 0 for size in sizes) or len(sizes) > 8:
+    if any(size < 0 for size in sizes) or len(sizes) > 8 or prod(max(size, 1) for size in sizes) > _LARGEST_SIZE:
         raise ValueError(f"an array of shape {sizes}")
     need, have = prod(sizes) * np.dtype(kind.dtype).itemsize, data.length if isinstance(data, Stretch) else len(data)
     if have < need or (isinstance(data, bytes) and have != need) or have > 2 * need:

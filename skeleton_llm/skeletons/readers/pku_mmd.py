@@ -17,7 +17,7 @@ from skeleton_llm.skeletons.actors import bodies_of, find_convention
 from skeleton_llm.skeletons.class_names import class_names
 from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.layouts import NTU25
-from skeleton_llm.skeletons.readers.raw_file import to_single
+from skeleton_llm.skeletons.readers.raw_file import brief, to_single
 
 _NUMBERS = 2 * NTU25.num_joints * 3
 _VIEWS = {"L": 1, "M": 2, "R": 3}
@@ -65,7 +65,7 @@ def read_split(path: Path | str) -> dict[str, int]:
     lines = Path(path).read_text(encoding="latin-1").splitlines()
     halves = [[name.strip() for name in line.split(",") if name.strip()] for line in (*lines, "", "", "", "")[1:4:2]]
     if not halves[0] or not halves[1] or (both := set(halves[0]) & set(halves[1])):
-        found = f"{min(both)} in both" if halves[0] and halves[1] else "an empty half"
+        found = f"{brief(min(both))} in both" if halves[0] and halves[1] else "an empty half"
         raise ValueError(f"{path}: expected training recordings in line 2 and test recordings in line 4, found {found}")
     return {name: half for half, names in enumerate(halves) for name in names}
 
@@ -129,9 +129,11 @@ def _recording(path: Path, changed: int, size: int) -> np.ndarray:
         if len(fields) != _NUMBERS:
             raise ValueError(f"{path} line {number}: expected {_NUMBERS} numbers, found {len(fields)}; fetch it again")
         try:
+            if b"_" in line:
+                raise ValueError(f"no number: {line[:40]!r}")  # float() would take 1_0 for 10
             numbers = [float(field) for field in fields]
         except ValueError as error:
-            raise ValueError(f"{path} line {number}: {error}; fetch it again") from None
+            raise ValueError(f"{path} line {number}: {brief(error)}; fetch it again") from None
         rows.append(to_single(numbers, f"{path} line {number}"))
     if not rows:
         raise ValueError(f"{path} line 1: the file is empty; fetch it again")

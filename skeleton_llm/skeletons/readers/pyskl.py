@@ -14,10 +14,11 @@ from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.layouts import COCO17_2D, NTU25, Layout
 from skeleton_llm.skeletons.readers.ntu import ntu_facts
 from skeleton_llm.skeletons.readers.pickled import StoredArray, read_pickle
-from skeleton_llm.skeletons.readers.raw_file import to_single
+from skeleton_llm.skeletons.readers.raw_file import brief, to_single
 
 _IMAGE = (1080, 1920)
 _PERSONS = 2
+_WIDEST, _MOST_CLASSES = 100_000, 1000
 _HALVES = {"train": 0, "val": 1, "test": 1}
 
 
@@ -47,28 +48,35 @@ def read_annotations(path: Path | str) -> list[Annotation]:
     if not isinstance(data, dict) or not isinstance(data.get("annotations"), list):
         raise ValueError(f'{path}: expected a PYSKL file with the keys "split" and "annotations"')
     halves: dict[str, dict[str, int]] = {}
-    for key, names in (data.get("split") or {}).items():
+    split = data.get("split") or {}
+    if not isinstance(split, dict) or not all(isinstance(names, list | tuple) for names in split.values()):
+        raise ValueError(f'{path}: expected lists of names under "split"')
+    for key, names in split.items():
         protocol, _, half = str(key).rpartition("_")
         for name in names if half in _HALVES else ():
-            halves.setdefault(str(name), {})[protocol] = _HALVES[half]
+            if isinstance(name, str):
+                halves.setdefault(name, {})[protocol] = _HALVES[half]
     return [_annotation(path, i, entry, halves) for i, entry in enumerate(data["annotations"])]
 
 
 def _annotation(path: Path | str, number: int, entry: Any, halves: dict[str, dict[str, int]]) -> Annotation:
     where = f"{path}: annotation {number}"
     try:
-        name, label, keypoint = str(entry["frame_dir"]), int(entry["label"]), entry["keypoint"]
+        name, label, keypoint = entry["frame_dir"], entry["label"], entry["keypoint"]
         score = entry.get("keypoint_score")
         height, width = entry.get("img_shape") or _IMAGE
-        image = (int(height), int(width))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{where}: expected frame_dir, label and keypoint ({error})") from None
+        raise ValueError(f"{where}: expected frame_dir, label and keypoint ({brief(error)})") from None
+    if not isinstance(name, str) or not name.isprintable() or len(name) > 200:
+        raise ValueError(f"{where}: expected a name as frame_dir")
+    if type(label) is not int or not 0 <= label < _MOST_CLASSES:
+        raise ValueError(f"{where} ({name}): expected a class from 0 as label")
     arrays = (keypoint,) if score is None else (keypoint, score)
     if not all(isinstance(array, StoredArray) for array in arrays):
         raise ValueError(f"{where} ({name}): expected arrays of numbers as keypoint and keypoint_score")
-    if min(image) < 1:
-        raise ValueError(f"{where} ({name}): an image of {image}")
-    return Annotation(name, label, keypoint, score, image, halves.get(name, {}))
+    if not all(type(side) is int and 1 <= side <= _WIDEST for side in (height, width)):
+        raise ValueError(f"{where} ({name}): expected an img_shape of height and width in pixels")
+    return Annotation(name, label, keypoint, score, (height, width), halves.get(name, {}))
 
 
 def read_annotation(path: Path | str, annotation: Annotation, dataset: str = "", actors: str = "ctrgcn") -> Clip:

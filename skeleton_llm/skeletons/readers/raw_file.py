@@ -1,17 +1,62 @@
 """What a raw file holds: bytes, also of one inside a .zip archive (``ARCHIVE.zip#ENTRY``), or JSON; within bounds."""
 
 import json
+import re
+import struct
 import zipfile
 import zlib
 from functools import lru_cache
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-_MOST_RATIO = 200  # deflate reaches 1032 on zeros; skeleton text stays below 10
+_MOST_RATIO = 30  # deflate reaches 1032 on zeros; skeleton text stays below 10
 _MOST_BYTES = 2**28
 _LARGEST = 1e5
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+DAMAGE = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError,
+    OverflowError,
+)  # fmt: skip
+_HEADER = re.compile(
+    rb"\{ ?'descr': ?'([<>|=]?[fiub]\d{1,2})', ?'fortran_order': ?(False|True), ?"
+    rb"'shape': ?\(([\dL, ]{0,200})\),? ?\}[ \n]*"
+)
+
+
+class Header(NamedTuple):
+    """What a NumPy file says before its numbers, and where these begin."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    fortran: bool
+    start: int
+
+
+def brief(said: object) -> str:
+    """A foreign text or another library's complaint, as a part of one sentence."""
+    return " ".join(str(said).split())[:200]
+
+
+def to_double(listed: Any) -> np.ndarray:
+    """A nested list of numbers as float64.
+
+    Raises:
+        ValueError: its lists have several lengths, or it holds a text, a truth value or nothing where a number belongs.
+    """
+    values = np.array(listed, dtype=object)
+    if values.ndim > 8:
+        raise ValueError("its lists nest too deep")
+    strange = set(map(type, values.flat)) - {int, float}
+    if strange:
+        names = sorted("null" if kind is type(None) else kind.__name__ for kind in strange)
+        raise ValueError(f"found {', '.join(names)} where a number belongs")
+    try:
+        return values.astype(np.float64)
+    except OverflowError:
+        raise ValueError("a number is too large") from None
 
 
 def split_name(path: Path | str) -> tuple[Path, str | None]:
@@ -54,12 +99,12 @@ def read_bytes(path: Path | str) -> bytes:
             info = archive.getinfo(entry)
         except KeyError:
             raise FileNotFoundError(f"{path}: {file.name} has no such entry") from None
-        most = min(_MOST_BYTES, info.compress_size * _MOST_RATIO + 1024)
+        most = min(_MOST_BYTES, info.compress_size * _MOST_RATIO + 2**16)
         try:
             with archive.open(info) as stream:
                 data = stream.read(most + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
-            raise ValueError(f"{path}: a damaged entry ({error}); fetch the archive again") from error
+        except DAMAGE as error:
+            raise ValueError(f"{path}: a damaged entry ({brief(error)}); fetch the archive again") from error
         if len(data) > most:
             raise ValueError(f"{path}: unpacks to over {most:,} bytes from {info.compress_size:,}; no skeleton file")
     if not data.strip():
@@ -82,9 +127,37 @@ def open_archive(path: Path) -> zipfile.ZipFile:
 def _open(path: Path, changed: int, size: int) -> zipfile.ZipFile:
     del changed, size  # a changed file is another archive
     try:
-        return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, UnicodeError) as error:
-        raise ValueError(f"{path}: not a whole zip archive ({error}); fetch it again") from error
+        archive = zipfile.ZipFile(path)
+    except DAMAGE as error:
+        raise ValueError(f"{path}: not a whole zip archive ({brief(error)}); fetch it again") from error
+    for info in archive.infolist():
+        if info.compress_type not in _PACKED:
+            archive.close()
+            raise ValueError(f"{path}: {brief(info.filename)} is packed in another way than deflate; pack it again")
+    return archive
+
+
+def read_header(stream: IO[bytes] | BufferedIOBase) -> Header:
+    """The header of a ``.npy`` file, in the one form that NumPy writes (nothing in it is evaluated).
+
+    Raises:
+        ValueError: another form, or an array of anything but numbers.
+    """
+    magic = stream.read(8)
+    if magic[:6] != b"\x93NUMPY" or magic[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
+        raise ValueError("no NumPy array")
+    size = 2 if magic[6] == 1 else 4
+    length = int.from_bytes(stream.read(size), "little")
+    found = _HEADER.fullmatch(stream.read(length)) if length < 2**16 else None
+    if found is None:
+        raise ValueError("its header describes no array of numbers")
+    sizes = [part.strip(b" L") for part in found[3].split(b",")]
+    shape = tuple(int(part) for part in sizes if part)
+    try:
+        dtype = np.dtype(found[1].decode())
+    except TypeError:
+        raise ValueError(f"its header describes no array of numbers ({found[1].decode()})") from None
+    return Header(shape, dtype, found[2] == b"True", 8 + size + length)
 
 
 def load_json(path: Path) -> Any:
@@ -97,4 +170,4 @@ def load_json(path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not whole JSON ({error}); fetch it again") from error
+        raise ValueError(f"{path}: not whole JSON ({brief(error)}); fetch it again") from error

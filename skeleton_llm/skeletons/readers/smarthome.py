@@ -14,7 +14,7 @@ from skeleton_llm.skeletons.actors import Body, energy
 from skeleton_llm.skeletons.class_names import class_names
 from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.layouts import LCR17_2D
-from skeleton_llm.skeletons.readers.raw_file import load_json, to_single
+from skeleton_llm.skeletons.readers.raw_file import brief, load_json, to_double, to_single
 
 _NAME = re.compile(r"^([A-Za-z]+(?:\.[A-Za-z]+)?)_p(\d+)_r(\d+)_v(\d+)_c(\d+)")
 _WIDTH, _HEIGHT, _POINTS, _PERSONS = 640, 480, 13, 2
@@ -72,7 +72,7 @@ def read_smarthome(path: Path | str, data: Any = None) -> Clip:
         raise ValueError(
             f'{path}: expected {{"frames": [[{{"pose2d": 26 numbers}}]]}}, {error!r} is missing'
         ) from error
-    tracks: dict[int, list[tuple[int, list[float]]]] = {}
+    tracks: dict[int, list[tuple[int, Any]]] = {}
     for number, persons in enumerate(frames):
         for slot, pose in enumerate(persons[:_PERSONS]):
             if not isinstance(pose, list) or len(pose) != 2 * _POINTS:
@@ -92,15 +92,14 @@ def read_smarthome(path: Path | str, data: Any = None) -> Clip:
     return Clip(joints[joints.any(axis=(1, 2, 3))], LCR17_2D.name, source=str(path), **facts)
 
 
-def _body(path: Path, track: list[tuple[int, list[float]]]) -> Body:
+def _body(path: Path, track: list[tuple[int, Any]]) -> Body:
     try:
-        pixels = (
-            to_single(np.array([pose for _, pose in track], dtype=np.float64), path)
-            .reshape(-1, 2, _POINTS)
-            .swapaxes(1, 2)
-        )
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ValueError(f"{path}: pose2d holds something else than numbers ({error})") from error
+        numbers = to_double([pose for _, pose in track])
+    except ValueError as error:
+        raise ValueError(f"{path}: pose2d holds something else than numbers ({brief(error)})") from error
+    if numbers.ndim != 2:
+        raise ValueError(f"{path}: pose2d holds lists, expected 26 numbers")
+    pixels = to_single(numbers, path).reshape(-1, 2, _POINTS).swapaxes(1, 2)
     found: np.ndarray = np.asarray(pixels.any(axis=2))
     places = np.stack([1 - 2 * pixels[..., 0] / _WIDTH, (_HEIGHT - 2 * pixels[..., 1]) / _WIDTH, found], axis=-1)
     places = (places * found[..., None])[:, _ORDER]  # head, shoulders, elbows, wrists, hips, knees, ankles
