@@ -99,7 +99,8 @@ def read_bytes(path: Path | str) -> bytes:
             info = archive.getinfo(entry)
         except KeyError:
             raise FileNotFoundError(f"{path}: {file.name} has no such entry") from None
-        most = min(_MOST_BYTES, info.compress_size * _MOST_RATIO + 2**16)
+        packed = min(info.compress_size, file.stat().st_size)  # an entry may claim to be larger than its archive
+        most = min(_MOST_BYTES, packed * (1 if info.compress_type == zipfile.ZIP_STORED else _MOST_RATIO) + 2**16)
         try:
             with archive.open(info) as stream:
                 data = stream.read(most + 1)
