@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.optimization import Optimization
 from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, SkeletonReader, Tuning
-from skeleton_llm.metrics import NameAnswers
+from skeleton_llm.metrics import MeanClassAccuracy, NameAnswers
 from skeleton_llm.networks import ActionTokenizer
 from skeleton_llm.recognizer import Recognizer, score_views
 
@@ -79,7 +79,7 @@ class LitLLMRecognizer(L.LightningModule):
         self.measures = nn.ModuleDict()
         for split in ("val", "test"):
             self.measures[f"{split}/top1"] = MulticlassAccuracy(len(class_names), average="micro")
-            self.measures[f"{split}/mean_class_accuracy"] = MulticlassAccuracy(len(class_names), average="macro")
+            self.measures[f"{split}/mean_class_accuracy"] = MeanClassAccuracy(len(class_names))
             self.measures[f"{split}/top5"] = MulticlassAccuracy(len(class_names), average="micro", top_k=few)
             self.measures[f"{split}/top1_length_normalised"] = MulticlassAccuracy(len(class_names), average="micro")
         self.free = nn.ModuleDict({split: NameAnswers(class_names) for split in ("val", "test")})

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.optimization import Optimization
+from skeleton_llm.metrics import MeanClassAccuracy
 from skeleton_llm.networks import ActionTokenizer, SkeletonFeatures, TemporalClassifier
 from skeleton_llm.skeletons import find_layout
 
@@ -58,13 +59,10 @@ class LitSkeletonClassifier(L.LightningModule):
         self.network = TemporalClassifier(
             channels, len(class_names), width=width, depth=depth, downsamples=downsamples, dropout=dropout
         )
-        self.measures = nn.ModuleDict(
-            {
-                f"{split}/{name}": MulticlassAccuracy(len(class_names), average=average)
-                for split in ("val", "test")
-                for name, average in (("top1", "micro"), ("mean_class_accuracy", "macro"))
-            }
-        )
+        self.measures = nn.ModuleDict()
+        for split in ("val", "test"):
+            self.measures[f"{split}/top1"] = MulticlassAccuracy(len(class_names), average="micro")
+            self.measures[f"{split}/mean_class_accuracy"] = MeanClassAccuracy(len(class_names))
 
     def setup(self, stage: str) -> None:
         if self.trainer.datamodule.unseen:

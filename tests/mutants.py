@@ -1000,6 +1000,10 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: json.dumps({"frames": [[{"pose2d": [[1.0, 2.0]] * 26}]] * 3}).encode(),
     ),
     "json with poses of nothing": ("smarthome", lambda: json.dumps({"frames": [[{"pose2d": [None] * 26}]]}).encode()),
+    "json with objects as frames": (
+        "smarthome",
+        lambda: b'{"frames": [{}, ' + _SMARTHOME[0].partition(b'"frames": [')[2],
+    ),
     "json with a text as frames": ("smarthome", lambda: b'{"frames": "' + b"a" * 1_000_000 + b'"}'),
     "recording of one long line": ("pku_mmd", lambda: b"1" * 5_000_000),
     "recording of numbers that are none": ("pku_mmd", lambda: b" ".join([b"nan"] * 150) + b"\n"),

@@ -44,6 +44,9 @@ def doctor(argv: Sequence[str]) -> int:
             print(json.dumps({"path": str(arguments.path), "healthy": False, "problems": [str(error)]}))
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; nothing was written", file=sys.stderr)
+        return 130
     if arguments.json:
         print(json.dumps(report.to_mapping(), indent=1))
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from skeleton_llm.skeletons import PROTOCOLS, Clip, DatasetWriter, PreparedDataset, write_dataset
+from skeleton_llm.skeletons import PROTOCOLS, Clip, DatasetWriter, PreparedDataset, find_layout, write_dataset
 from skeleton_llm.skeletons.actors import CONVENTIONS
 from skeleton_llm.skeletons.proof import enumerate_missing, prove_splits
 from skeleton_llm.skeletons.reading import read_all
@@ -20,6 +20,7 @@ from skeleton_llm.skeletons.table import LeftOut
 from skeleton_llm.skeletons.writer import check_target, library_version
 
 _SYNTHETIC_CLIPS = len(CLASS_NAMES) * 20 * 2 * 3
+_SHOWN = 100
 _BYTES_A_CLIP = 100 * 4 * 3  # per person and joint: a guess for the disk check, 100 frames of float32
 
 
@@ -54,7 +55,8 @@ def prepare(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        again = "begins anew" if arguments.dataset == "synthetic" else "goes on where it stopped"
+        print(f"interrupted; the same command {again}", file=sys.stderr)
         return 130
 
 
@@ -118,6 +120,10 @@ def _finish(
             f"{arguments.raw}: no clip could be read, nothing was prepared; check the folder given as --raw"
         )
     proofs = prove_splits(source.name, table.columns(), table.rows["source"], table.left_out)
+    if not proofs:
+        raise ValueError(
+            f"{arguments.raw}: these files tell the halves of no protocol of {source.name}; is the dataset right?"
+        )
     for proof in proofs:
         if proof.problem is not None and not arguments.partial:
             raise ValueError(proof.problem)
@@ -130,6 +136,7 @@ def _finish(
         form=found.form,
         actors=arguments.actors,
         accepted=accepted,
+        partial={proof.protocol: proof.missing for proof in proofs if proof.problem is not None},
         **({} if found.own is None else {"own": dict(found.own)}),
     )
     why = Counter(entry["kind"] for entry in table.left_out)
@@ -147,7 +154,8 @@ def _finish(
 
 def _fingerprint(found: Found) -> str:
     """Of everything that decides what the result will be: names, sizes and times of the raw files, and the form."""
-    digest = hashlib.sha256(f"{found.layout} {found.num_persons} {list(found.classes)}".encode())
+    form = (find_layout(found.layout).to_mapping(), found.num_persons, list(found.classes.items()), found.own)
+    digest = hashlib.sha256(repr(form).encode())
     for item in found.items:
         digest.update(f"{item.name} {item.file} {item.stamp} {dict(item.facts)}\n".encode())
     return digest.hexdigest()
@@ -161,8 +169,10 @@ def _check_folders(raw: Path | None, out: Path) -> None:
 
 
 def _check_disk(out: Path, found: Found) -> None:
-    joints = 25
-    need = len(found.items) * found.num_persons * joints * _BYTES_A_CLIP
+    joints = find_layout(found.layout).num_joints
+    begun = out.with_name(f".{out.name}.part") / "frames.npy"
+    have = begun.stat().st_size if begun.is_file() else 0
+    need = max(0, len(found.items) * found.num_persons * joints * _BYTES_A_CLIP - have)
     home = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
     free = shutil.disk_usage(home).free
     if free < need:
@@ -173,5 +183,7 @@ def _check_disk(out: Path, found: Found) -> None:
 
 
 def _report_bad(bad: Sequence[Mapping[str, str]]) -> None:
-    for entry in bad:
+    for entry in bad[:_SHOWN]:
         print(f"bad: {entry['why']}", file=sys.stderr)
+    if len(bad) > _SHOWN:
+        print(f"and {len(bad) - _SHOWN:,} more bad files, named in dataset.json", file=sys.stderr)

@@ -13,7 +13,7 @@ from pathlib import Path
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="skeleton-llm recognize",
-        description="Name the action in raw files: NTU .skeleton, NW-UCLA .json, or .npy [T, V, 3] / [T, M, V, 3].",
+        description="Name the action in raw files of any format that prepare reads; FILE#CLIP out of a file of many.",
         allow_abbrev=False,
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")

@@ -8,6 +8,7 @@ from pathlib import Path
 from skeleton_llm.skeletons import Clip, PreparedDataset
 from skeleton_llm.skeletons.actors import CONVENTIONS
 from skeleton_llm.skeletons.readers import read_clip
+from skeleton_llm.skeletons.readers.own import DESCRIPTION, SUFFIXES, read_description
 from skeleton_llm.skeletons.readers.raw_file import split_name
 
 
@@ -33,19 +34,26 @@ def find_clip(place: str, actors: str = "ctrgcn") -> tuple[Clip, str]:
     """
     path, inside = split_name(place)
     if not path.is_dir():
-        clip = read_clip(place, actors)
-        return clip, Path(place).name
+        return read_clip(place, actors, _own_convention(path)), Path(place).name
     data = PreparedDataset.open(path)
-    names = {Path(name).stem: row for row, name in enumerate(data.sources)} | {
-        name: row for row, name in enumerate(data.sources)
-    }
-    if inside is None or not (inside in names or (inside.isdigit() and int(inside) < len(data))):
+    rows = [row for row, name in enumerate(data.sources) if inside == name]
+    rows = rows or ([int(inside)] if inside is not None and inside.isdigit() and int(inside) < len(data) else [])
+    rows = rows or [row for row, name in enumerate(data.sources) if inside == Path(name).stem]
+    if len(rows) != 1:
         raise ValueError(
             f"{place}: say which clip, {path}#ROW (0 to {len(data) - 1}) or {path}#NAME (such as {data.sources[0]})"
         )
-    clip = data.clip(names[inside] if inside in names else int(inside))
+    clip = data.clip(rows[0])
     label = "" if clip.label is None else data.info["class_names"][clip.label]
     return clip, f"{clip.source}: {label}" if label else clip.source
+
+
+def _own_convention(path: Path) -> dict[str, str] | None:
+    """How clips beside or below a ``dataset.yaml`` are meant; None where there is none."""
+    for folder in path.resolve().parents:
+        if (folder / DESCRIPTION).is_file() and path.suffix.lower() in SUFFIXES:
+            return read_description(folder / DESCRIPTION).convention()
+    return None
 
 
 def show(argv: Sequence[str]) -> int:

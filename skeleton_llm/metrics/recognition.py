@@ -40,3 +40,30 @@ class NameAnswers(Metric):
         """``exact_match`` and ``invalid``, shares of all answers."""
         total = self.total.clamp_min(1)
         return {"exact_match": self.right / total, "invalid": self.invalid / total}
+
+
+class MeanClassAccuracy(Metric):
+    """Mean over the classes that occur of the share of their clips named rightly (Toyota Smarthome's measure).
+
+    torchmetrics' macro average counts a class that never occurs, but was answered once, as 0.
+    """
+
+    full_state_update = False
+    right: Tensor
+    total: Tensor
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        """Start at zero."""
+        super().__init__(**kwargs)
+        for state in ("right", "total"):
+            self.add_state(state, torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Add scores [B, C] and labels [B]."""
+        self.total += torch.bincount(labels, minlength=len(self.total))
+        self.right += torch.bincount(labels[scores.argmax(-1) == labels], minlength=len(self.total))
+
+    def compute(self) -> Tensor:
+        """The mean, 0 where nothing was seen."""
+        seen = self.total > 0
+        return ((self.right / self.total.clamp_min(1)) * seen).sum() / seen.sum().clamp_min(1)

@@ -91,7 +91,9 @@ def examine_raw(
     report.bytes = table.frames * found.num_persons * joints * 3 * 4
     report.free_bytes = shutil.disk_usage(path).free
     if report.free_bytes < report.bytes:
-        report.problems.append(f"preparing needs {report.bytes:,} bytes, the disk has {report.free_bytes:,} left")
+        report.notices.append(
+            f"preparing needs {report.bytes:,} bytes, the disk of the raw files has {report.free_bytes:,} left"
+        )
     return report
 
 
@@ -107,6 +109,9 @@ def examine_prepared(folder: Path, *, progress: Progress | None = None) -> Repor
     report = Report(str(folder), "prepared", info["name"], info.get("form", "built-in"), info["layout"])
     left_out: list[LeftOut] = info.get("left_out", [])
     report.fill(data.table, data.sources, data.digests, info["class_names"], left_out)
+    partial = [split.problem for split in report.splits if split.protocol in info.get("partial", {})]
+    report.notices += [f"prepared with --partial: {problem}" for problem in partial if problem]
+    report.problems = [problem for problem in report.problems if problem not in partial]
     allowed = info.get("accepted") or {}
     if allowed and report.bad:  # their user has said so
         report.problems = [problem for problem in report.problems if "cannot be used" not in problem]

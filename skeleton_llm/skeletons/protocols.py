@@ -196,7 +196,7 @@ def carve_validation(table: Table, train: np.ndarray, fraction: float, seed: int
     """Whole subjects taken out of the training rows until they hold at least ``fraction`` of them.
 
     Data that do not tell the subjects give whole recordings (column ``setup``) instead, data that do not tell these
-    either the last rows (CTR-GCN's arrays are ordered by subject or camera).
+    either the last rows of each class (CTR-GCN's arrays are ordered by subject or camera).
 
     Returns:
         the remaining training rows and the validation rows; never a test row.
@@ -210,8 +210,11 @@ def carve_validation(table: Table, train: np.ndarray, fraction: float, seed: int
         return train, train[:0]
     known = [name for name in ("subject", "setup") if name in table and (table[name][train] >= 0).all()]
     if not known:
-        kept = len(train) - int(np.ceil(fraction * len(train)))
-        return train[:kept], train[kept:]
+        held = np.zeros(len(train), dtype=bool)
+        for label in np.unique(table["label"][train]):
+            rows = np.flatnonzero(table["label"][train] == label)
+            held[rows[len(rows) - int(np.ceil(fraction * len(rows))) :]] = len(rows) > 1
+        return train[~held], train[held]
     groups = table[known[0]][train]
     names = np.unique(groups)
     if len(names) < 2:

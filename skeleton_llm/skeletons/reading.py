@@ -40,7 +40,8 @@ def read_batch(items: Sequence[Item], unusable: frozenset[str], num_classes: int
                 why, kind = " ".join(str(error).split()), "bad"
             except MemoryError:
                 why, kind = f"{item.name}: does not fit into memory", "bad"
-        left_out.append({"file": item.name, "kind": kind, "why": why, "facts": dict(item.facts)})
+        known = item.facts.get("label", 0) < num_classes
+        left_out.append({"file": item.name, "kind": kind, "why": why, "facts": dict(item.facts) if known else {}})
     return Batch(clips, left_out, len(items))
 
 
@@ -75,7 +76,7 @@ def read_all(
         seen.add(item.name)
     batches = [
         [
-            item if first + k not in repeated else item._replace(read=_refuse_repeated, arguments=(item,))
+            item if first + k not in repeated else item._replace(read=_refuse_repeated, arguments=(item,), facts={})
             for k, item in enumerate(items[first : first + _BATCH])
         ]
         for first in range(0, len(items), _BATCH)
@@ -119,4 +120,4 @@ def _at_once(batches: list[list[Item]], unusable: frozenset[str], num_classes: i
                 "a reading process died (out of memory?); try --workers 1, the same command goes on where it stopped"
             ) from error
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)

@@ -197,6 +197,8 @@ def _find_pku_mmd(phase: int) -> Callable[[Path, str], Found]:
             facts = {f"test:{protocol}": half for protocol, half in halves.items()}
             file = skeleton or label or raw
             try:
+                if not halves:
+                    raise ValueError(f"{file}: {name} is in no split file; is it of the other phase?")
                 if skeleton is None or label is None:
                     raise FileNotFoundError(f"{raw}: {name} has no {'skeleton' if skeleton is None else 'label'} file")
                 actions = pku_mmd.read_labels(label)

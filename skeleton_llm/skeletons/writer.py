@@ -40,7 +40,9 @@ def check_target(folder: Path | str) -> None:
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; expected a new or empty folder for the prepared dataset")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES) if folder.exists() else []
+    _restore(folder)
+    known = {*FILES, *_PARTS}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in known) if folder.exists() else []
     if others:
         raise ValueError(
             f"{folder} holds other files ({others[0]}, ...), which would be lost; give a new or empty folder"
@@ -169,9 +171,9 @@ class DatasetWriter:
         for file in ("frames.npy", "clips.json", "dataset.json"):
             with (self.part / file).open("rb") as opened:
                 os.fsync(opened.fileno())
-        for file in ("journal.jsonl", "plan.json"):
-            (self.part / file).unlink()
         _replace(self.part, self.folder)
+        for file in ("journal.jsonl", "plan.json"):
+            (self.folder / file).unlink()
         return info
 
 
@@ -180,6 +182,13 @@ def _npy_header(shape: tuple[int, ...]) -> bytes:
     text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode()
     assert len(text) < _HEADER - 10
     return b"\x93NUMPY\x01\x00" + (_HEADER - 10).to_bytes(2, "little") + text.ljust(_HEADER - 11) + b"\n"
+
+
+def _restore(folder: Path) -> None:
+    """Give an old dataset its name back where a kill came between its going and the new one's coming."""
+    old = folder.with_name(f".{folder.name}.old")
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
 
 
 def _replace(new: Path, folder: Path) -> None:

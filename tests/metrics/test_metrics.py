@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skeleton_llm.losses import zipf_target
-from skeleton_llm.metrics import CodebookUsage, NameAnswers, normalise_name, usage_report
+from skeleton_llm.metrics import CodebookUsage, MeanClassAccuracy, NameAnswers, normalise_name, usage_report
 
 
 def test_usage_of_uniform_single_and_zipf_tokens():
@@ -41,3 +41,11 @@ def test_free_answers():
     result = metric.compute()
     assert result["exact_match"].item() == pytest.approx(1 / 3)
     assert result["invalid"].item() == pytest.approx(1 / 3)
+
+
+def test_mean_class_accuracy_leaves_out_classes_that_do_not_occur():
+    metric = MeanClassAccuracy(4)
+    scores = torch.eye(4)[[0, 0, 1, 3, 1]]  # the last class is answered and never true
+    metric.update(scores[:3], torch.tensor([0, 0, 0]))
+    metric.update(scores[3:], torch.tensor([1, 1]))
+    assert metric.compute() == pytest.approx((2 / 3 + 1 / 2) / 2)

@@ -121,3 +121,13 @@ def test_unknown_files_ask_for_the_dataset(tmp_path, capsys):
     assert "say which it is with --dataset" in capsys.readouterr().err
     assert main(["doctor", str(tmp_path / "nothing")]) == 1
     assert "no such folder or file" in capsys.readouterr().err
+
+
+def test_a_part_accepted_as_such_is_healthy_and_noted(tmp_path, capsys):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    (raw / "a04_s07_e03_v02.json").write_text(raw_clips.ucla_json())
+    assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out), "--partial"]) == 0
+    assert main(["doctor", str(out)]) == 0
+    assert "note: prepared with --partial: nw_ucla_xview must have 1,020 / 464" in capsys.readouterr().out
+    assert json.loads((out / "dataset.json").read_text())["partial"]["nw_ucla_xview"]

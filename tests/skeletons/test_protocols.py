@@ -119,14 +119,15 @@ def test_a_published_total_is_checked_too():
     check_published(PROTOCOLS["smarthome_cs"], 9000, 7114, left_out={"smarthome_cs": [1, 0]})
 
 
-def test_validation_without_subjects_takes_whole_recordings_and_else_the_last_rows():
+def test_validation_without_subjects_takes_whole_recordings_and_else_the_last_rows_of_each_class():
     train = np.arange(12)
     setups = np.repeat(np.arange(4), 3)
     rest, val = carve_validation(table(subject=[-1] * 12, setup=setups), train, 0.2, seed=0)
     assert len(val) == 3
     assert not set(setups[rest]) & set(setups[val])
-    rest, val = carve_validation(table(subject=[-1] * 12, setup=[-1] * 12), train, 0.2, seed=0)
-    assert val.tolist() == [9, 10, 11]
+    labels = [0] * 5 + [1] * 6 + [2]
+    rest, val = carve_validation(table(subject=[-1] * 12, setup=[-1] * 12, label=labels), train, 0.2, seed=0)
+    assert val.tolist() == [4, 9, 10]  # of every class that can spare one
 
 
 def test_zero_shot_splits_are_those_of_the_literature():

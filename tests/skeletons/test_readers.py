@@ -357,6 +357,15 @@ def test_own_files_of_three_formats_agree_and_wrong_ones_are_named(tmp_path):
     (tmp_path / "c.npy").write_bytes(b"junk")
     with pytest.raises(ValueError, match=r"c\.npy: not a whole NumPy file"):
         read_clip(tmp_path / "c.npy")
+    for text in (
+        ",".join(map(str, range(60))) + "\n" + raw_clips.own_csv().split("\n", 1)[1],  # numbered columns
+        raw_clips.own_csv().replace(",", ";"),
+    ):
+        (tmp_path / "e.csv").write_text(text)
+        np.testing.assert_array_equal(read_clip(tmp_path / "e.csv").joints[:, 0], joints)
+    (tmp_path / "e.csv").write_text(";".join(["0,25"] * 60))
+    with pytest.raises(ValueError, match=r"e\.csv.*line 1: expected numbers|holds no frame"):
+        read_clip(tmp_path / "e.csv")
     for text, reason in (("1,2\n", "a line has 2 numbers"), ("x\n1,nan\n", "line 2: holds a number that is NaN")):
         (tmp_path / "d.csv").write_text(text)
         with pytest.raises(ValueError, match=rf"d\.csv.*{reason}"):

@@ -121,6 +121,11 @@ def test_own_layout_units_and_upward_axis(tmp_path):
     np.testing.assert_allclose(clips[0].joints[0, 0, 0], [0, 0.9, -0.1], atol=1e-6)
     assert [clip.splits["own"] for clip in clips] == [0, 1, 0, 1]
     assert LAYOUTS["stick figure"].mirror == (0, 2, 1, 4, 3)
+    for number in range(400):
+        (raw / f"u{number}_1.json").write_text((raw / "u1.json").read_text())
+    found = find_clips(SOURCES["own"], raw)
+    batches = list(read_all(found.items, frozenset(), 2, workers=2))  # processes that never opened the YAML
+    assert sum(len(batch.clips) for batch in batches) == 404
     del LAYOUTS["stick figure"]
 
 
@@ -134,6 +139,7 @@ def test_own_layout_units_and_upward_axis(tmp_path):
         ("test: {}", "test: expected lists of numbers under subject"),
         ("classes: [wave]", "classes: expected a list of at least two"),
         ("classes: [wave", "not YAML"),
+        ("classes: [yes, no]", "classes: expected a list of names; YAML takes yes"),
         ("persons: many", "persons: expected a number"),
     ],
 )

@@ -80,6 +80,14 @@ def test_an_old_dataset_stays_whole_until_the_new_one_is(tmp_path):
     assert contents(tmp_path / "d") == before
 
 
+def test_a_kill_between_the_old_names_going_and_the_new_ones_coming_loses_nothing(tmp_path):
+    write(tmp_path / "d")
+    before = contents(tmp_path / "d")
+    (tmp_path / "d").rename(tmp_path / ".d.old")
+    write(tmp_path / "d", stop=2, plan="new")
+    assert contents(tmp_path / "d") == before
+
+
 def test_two_processes_do_not_write_one_dataset(tmp_path):
     with writer(tmp_path / "d"), pytest.raises(ValueError, match="another process is preparing"):
         writer(tmp_path / "d")

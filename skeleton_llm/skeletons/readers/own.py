@@ -64,16 +64,16 @@ class Description:
             if match is None:
                 raise ValueError(f"{name}: does not fit the labels pattern {self.labels!r} of {DESCRIPTION}")
             found = match.groupdict()
-            known = {fact: int(found[fact]) for fact in _FACTS if (found.get(fact) or "").isdigit()}
-            said = found["label"]
+            known = {fact: int(found[fact]) for fact in _FACTS if re.fullmatch(r"[0-9]{1,9}", found.get(fact) or "")}
+            said = found["label"] or ""
         else:
             rules = [label for pattern, label in self.labels.items() if fnmatch(name, pattern)]
             if len(rules) != 1:
                 raise ValueError(f"{name}: fits {len(rules)} patterns of labels in {DESCRIPTION}, expected one")
             known, said = {}, str(rules[0])
-        spoken = said.replace("_", " ")
-        if spoken in self.classes:
-            return {"label": self.classes.index(spoken), **known}
+        spoken = [name.replace("_", " ") for name in self.classes]
+        if said.replace("_", " ") in spoken:
+            return {"label": spoken.index(said.replace("_", " ")), **known}
         if said.isdigit() and int(said) < len(self.classes):
             return {"label": int(said), **known}
         raise ValueError(f"{name}: unknown class {said!r}; expected one of {', '.join(self.classes)}")
@@ -136,7 +136,11 @@ def read_description(path: Path | str) -> Description:
 def _description(data: dict[str, Any]) -> Description:
     layout = register_layout(data["layout"]) if isinstance(data["layout"], dict) else find_layout(str(data["layout"]))
     classes, labels, test = data["classes"], data["labels"], data["test"]
-    if not isinstance(classes, list) or len(set(map(str, classes))) != len(classes) or len(classes) < 2:
+    if not isinstance(classes, list) or not all(isinstance(name, str) and name.strip() for name in classes):
+        raise ValueError(
+            "classes: expected a list of names; YAML takes yes, no and numbers for something else: quote them"
+        )
+    if len({name.replace("_", " ") for name in classes}) != len(classes) or len(classes) < 2:
         raise ValueError("classes: expected a list of at least two different names")
     if isinstance(labels, str):
         if "label" not in _pattern(labels).groupindex:
@@ -190,6 +194,7 @@ def read_own(path: Path | str, description: Description, name: str, protocol: st
     Raises:
         ValueError: a damaged file, another shape, too many persons, or a file that fits no rule.
     """
+    LAYOUTS.setdefault(description.layout.name, description.layout)  # a reading process has not opened the YAML
     facts = description.facts(name)
     read = read_joints(path, description.layout, description.persons)
     joints = to_metres(read, description.units, description.up)
@@ -265,12 +270,13 @@ def joints_of_json(path: Path | str, data: Any) -> np.ndarray:
 def _csv(path: Path) -> np.ndarray:
     rows: list[list[float]] = []
     text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    separator = next((mark for mark in (b";", b"\t") if mark in text), b",")  # one for the whole file
     for number, line in enumerate(text.split(b"\n"), start=1):
-        fields = [field.strip() for field in re.split(rb"[,;\t]", line.strip())]
+        fields = [field.strip() for field in line.strip().split(separator)]
         if fields == [b""]:
             continue
-        if number == 1 and not any(map(_is_number, fields)):
-            continue  # names of the columns
+        if number == 1 and (not any(map(_is_number, fields)) or fields == [b"%d" % i for i in range(len(fields))]):
+            continue  # names or numbers of the columns
         try:
             if b"_" in line:
                 raise ValueError  # float() would take 1_0 for 10

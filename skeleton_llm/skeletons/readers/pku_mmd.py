@@ -82,6 +82,8 @@ def find_splits(raw: Path, phase: int) -> dict[str, dict[str, int]]:
         if not found:
             name = f"cross_{word}_v2.txt" if phase == 2 else f"cross-{word}.txt"
             raise FileNotFoundError(f"{raw}: {name} is missing; it comes with the data (folder Split) and is read here")
+        if len(found) > 1:
+            raise ValueError(f"{raw}: both {found[0]} and {found[1]} are the split file of a protocol; give one")
         splits[f"pku_mmd{phase}_{protocol}"] = read_split(found[0])
     return splits
 
@@ -94,7 +96,9 @@ def find_recordings(raw: Path) -> dict[str, tuple[Path | None, Path | None]]:
         if _RECORDING.match(path.stem) is None or path.suffix not in (".txt", ".skeleton", ".label"):
             continue
         label = path.suffix == ".label" or (path.suffix == ".txt" and "label" in folder)
-        found.setdefault(path.stem, [None, None])[label] = path
+        if (other := found.setdefault(path.stem, [None, None])[label]) is not None:
+            raise ValueError(f"{raw}: both {other} and {path} are the recording {path.stem}; give a folder with one")
+        found[path.stem][label] = path
     return {name: (skeleton, label) for name, (skeleton, label) in found.items()}
 
 

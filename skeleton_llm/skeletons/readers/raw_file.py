@@ -60,12 +60,13 @@ def to_double(listed: Any) -> np.ndarray:
 
 
 def split_name(path: Path | str) -> tuple[Path, str | None]:
-    """The file, and what follows the first ``#`` after it: the name of a clip inside it."""
+    """The file or folder, and what follows the ``#`` after it: the name of a clip inside it."""
     text = str(path)
-    if "#" not in text or Path(text).exists():
-        return Path(text), None
-    file, _, inside = text.partition("#")
-    return Path(file), inside
+    parts = text.split("#")
+    for count in range(len(parts), 0, -1):
+        if Path("#".join(parts[:count])).exists():
+            return Path("#".join(parts[:count])), "#".join(parts[count:]) or None
+    return (Path(parts[0]), "#".join(parts[1:])) if len(parts) > 1 else (Path(text), None)
 
 
 def to_single(values: Any, where: Path | str) -> np.ndarray:

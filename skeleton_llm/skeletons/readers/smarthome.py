@@ -72,6 +72,8 @@ def read_smarthome(path: Path | str, data: Any = None) -> Clip:
         raise ValueError(
             f'{path}: expected {{"frames": [[{{"pose2d": 26 numbers}}]]}}, {error!r} is missing'
         ) from error
+    if not all(isinstance(persons, list) for persons in (data["frames"], *data["frames"])):
+        raise ValueError(f"{path}: expected a list of frames, each a list of persons; fetch it again")
     tracks: dict[int, list[tuple[int, Any]]] = {}
     for number, persons in enumerate(frames):
         for slot, pose in enumerate(persons[:_PERSONS]):
