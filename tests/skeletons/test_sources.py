@@ -140,6 +140,7 @@ def test_own_layout_units_and_upward_axis(tmp_path):
         ("classes: [wave]", "classes: expected a list of at least two"),
         ("classes: [wave", "not YAML"),
         ("classes: [yes, no]", "classes: expected a list of names; YAML takes yes"),
+        ("test: ['" + 200 * "[a" + 200 * "b]" + "']", "has more than 500 characters"),
         ("persons: many", "persons: expected a number"),
     ],
 )

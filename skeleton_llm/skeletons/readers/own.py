@@ -26,6 +26,7 @@ SUFFIXES = (".npy", ".json", ".csv")
 _SCALES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 _UP = {"y": (0, 1, 2), "z": (0, 2, 1)}  # which axis becomes x, y, z
 _SIGNS = {"y": (1, 1, 1), "-y": (-1, -1, 1), "z": (1, 1, -1), "-z": (1, -1, 1)}
+_LONGEST_PATTERN = 500  # fnmatch takes quadratic time
 _KEYS = {"layout", "classes", "labels", "test", "units", "up", "persons"}
 _DEEPEST = 10
 _FACTS = ("subject", "view", "setup", "replication")
@@ -153,6 +154,9 @@ def _description(data: dict[str, Any]) -> Description:
             raise ValueError(f"test: expected lists of numbers under {', '.join(_FACTS)}, or a list of file patterns")
     elif not isinstance(test, list) or not test or not all(isinstance(pattern, str) for pattern in test):
         raise ValueError(f"test: expected lists under {', '.join(_FACTS)}, or a list of file patterns")
+    patterns = [*(labels if isinstance(labels, dict) else ()), *(test if isinstance(test, list) else ())]
+    if too_long := [pattern for pattern in patterns if len(pattern) > _LONGEST_PATTERN]:
+        raise ValueError(f"the file pattern {too_long[0][:40]!r}... has more than {_LONGEST_PATTERN} characters")
     units, up, persons = str(data.get("units", "m")), str(data.get("up", "y")), data.get("persons", 1)
     if units not in _SCALES or up.lstrip("-") not in _UP or len(up) > 2:
         raise ValueError(f"units is m, cm or mm and up is y, -y, z or -z; found {units!r} and {up!r}")
