@@ -1,5 +1,5 @@
 """The Poincare ball."""
 
-from skeleton_llm.geometry.poincare import dist, expmap0, logmap0, nearest, pairwise_dist, tangent_dist
+from skeleton_llm.geometry.poincare import dist, expmap0, logmap0, nearest, pairwise_dist, project, tangent_dist
 
-__all__ = ["dist", "expmap0", "logmap0", "nearest", "pairwise_dist", "tangent_dist"]
+__all__ = ["dist", "expmap0", "logmap0", "nearest", "pairwise_dist", "project", "tangent_dist"]

@@ -1,10 +1,11 @@
 import geoopt
+import mpmath
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skeleton_llm.geometry import dist, expmap0, logmap0, nearest, pairwise_dist, tangent_dist
+from skeleton_llm.geometry import dist, expmap0, logmap0, nearest, pairwise_dist, project, tangent_dist
 
 CURVATURES = pytest.mark.parametrize("c", [0.3, 1.0, 2.5])
 
@@ -27,6 +28,42 @@ def test_maps_and_distance_agree_with_geoopt(c):
 
 
 @CURVATURES
+def test_projection_agrees_with_geoopt_and_keeps_what_is_inside(c):
+    points = torch.cat([vectors(10, 8, 0.3 / c**0.5, 4), vectors(10, 8, 1.7 / c**0.5, 5)])
+    theirs = geoopt.manifolds.stereographic.math.project(points, k=torch.tensor(-c, dtype=torch.float64), eps=1e-3)
+    torch.testing.assert_close(project(points, c), theirs, rtol=1e-9, atol=1e-9)
+    assert project(points, c)[:10].equal(points[:10])
+    assert (project(points, c).norm(dim=-1) * c**0.5).max().item() == pytest.approx(0.999, abs=1e-9)
+
+
+def exact_dist(z, e, c: float) -> float:
+    """60 digits, by the textbook's formula on ball points."""
+    with mpmath.workdps(60):
+        root = mpmath.sqrt(c)
+        ball = []
+        for given in (z, e):
+            x = [mpmath.mpf(float(value)) for value in given]
+            norm = mpmath.sqrt(sum(value**2 for value in x))
+            ball.append([mpmath.tanh(root * norm) / (root * norm) * value for value in x])
+        gap = sum((a - b) ** 2 for a, b in zip(*ball, strict=True))
+        room = [1 - c * sum(value**2 for value in x) for x in ball]
+        return float(mpmath.acosh(1 + 2 * c * gap / (room[0] * room[1])) / root)
+
+
+@CURVATURES
+@pytest.mark.parametrize("norm", [0.01, 1.0, 4.0, 8.0])
+def test_distances_hold_where_ball_points_saturate(norm, c):
+    z, e = vectors(3, 6, norm, 7), vectors(4, 6, 0.9 * norm, 8)
+    truth = torch.tensor([[exact_dist(a, b, c) for b in e] for a in z], dtype=torch.float64)
+    torch.testing.assert_close(pairwise_dist(z, e, c), truth, rtol=1e-9, atol=0)
+    torch.testing.assert_close(tangent_dist(z, e[:3], c), truth[:, :3].diagonal(), rtol=1e-9, atol=0)
+    single = [[exact_dist(a, b, c) for b in e.float()] for a in z.float()]
+    torch.testing.assert_close(
+        pairwise_dist(z.float(), e.float(), c).double(), torch.tensor(single, dtype=torch.float64), rtol=2e-5, atol=0
+    )
+
+
+@CURVATURES
 def test_tangent_forms_equal_the_distance_of_ball_points(c):
     z, e = vectors(15, 6, 0.9, 2), vectors(7, 6, 1.3, 3)
     truth = dist(expmap0(z, c)[:, None], expmap0(e, c)[None], c)
@@ -35,7 +72,7 @@ def test_tangent_forms_equal_the_distance_of_ball_points(c):
 
 
 @settings(max_examples=40, deadline=None)
-@given(r=st.floats(0.01, 8.0), s=st.floats(0.01, 8.0), seed=st.integers(0, 10_000), c=st.floats(0.2, 1.0))
+@given(r=st.floats(0.01, 8.0), s=st.floats(0.01, 8.0), seed=st.integers(0, 10_000), c=st.floats(0.1, 2.5))
 def test_nearest_token_equals_brute_force(r, s, seed, c):
     z, e = vectors(16, 24, r, seed), vectors(32, 24, s, seed + 1)
     e = e * torch.linspace(0.95, 1.05, 32, dtype=torch.float64)[:, None]
@@ -54,6 +91,10 @@ def test_gradients_are_finite_also_at_distance_0_and_at_ties(norm):
     assert e.grad.isfinite().all()
 
 
-def test_gradcheck():
+@CURVATURES
+def test_gradcheck(c):
     z, e = vectors(3, 4, 0.8, 5).requires_grad_(), vectors(2, 4, 1.1, 6).requires_grad_()
-    assert torch.autograd.gradcheck(pairwise_dist, (z, e))
+    assert torch.autograd.gradcheck(lambda a, b: pairwise_dist(a, b, c), (z, e))
+    assert torch.autograd.gradcheck(lambda a, b: tangent_dist(a, b, c), (z[:2], e))
+    assert torch.autograd.gradcheck(lambda a: expmap0(a, c), (z,))
+    assert torch.autograd.gradcheck(lambda a: logmap0(expmap0(a, c), c), (z,))
