@@ -1,14 +1,27 @@
 """Tokens should come in correlated pairs, as words do (LLM-AR Eq. 5). B sentences, N codes."""
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
-def context_loss(counts: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
-    """``1 - 2/L mean_b sum_n min(counts[b, n], counts[b, n + N/2])``, 0 (all in pairs) to 1 (none).
+def context_loss(
+    counts: Float[Tensor, "B N"],
+    pairs: Int[Tensor, "H 2"] | None = None,
+    total: float | Float[Tensor, ""] | None = None,
+    *,
+    normalise: bool = True,
+) -> Float[Tensor, ""]:
+    """``1 - 2/L mean_b sum_pairs min(counts[b, m], counts[b, n])``, 0 (all in pairs) to 1 (none).
 
     LLM-AR's sum grows with the sentence's length L, which would swamp the Zipf loss at the shared weight; this is the
-    same up to a constant factor. The pairs (n, n + N/2) are a random pairing because tokens are initialised at random.
+    same up to a constant factor. Sentences without tokens (padding) do not count.
+
+    Args:
+        counts: how often each sentence uses each token.
+        pairs: who shall come with whom; by default n with n + N/2.
+        total: the number of sentences that the sum is divided by; by default those with tokens.
+        normalise: without it the value is the paper's, ``- mean_b sum_pairs min(...)``, 0 to -L/2.
 
     Raises:
         ValueError: the number of codes is odd.
@@ -16,5 +29,11 @@ def context_loss(counts: Float[Tensor, "B N"]) -> Float[Tensor, ""]:
     half, odd = divmod(counts.shape[1], 2)
     if odd:
         raise ValueError(f"the context loss pairs codes, so their number must be even, got {counts.shape[1]}")
-    together = counts[:, :half].minimum(counts[:, half:]).sum(-1)
-    return (1 - 2 * together / counts.sum(-1).clamp_min(1)).mean()
+    left, right = (
+        (counts[:, :half], counts[:, half:]) if pairs is None else (counts[:, pairs[:, 0]], counts[:, pairs[:, 1]])
+    )
+    together = left.minimum(right).sum(-1)
+    length = counts.detach().sum(-1)
+    real = length > 0
+    each = torch.where(real, 1 - 2 * together / length.clamp_min(1), 0) if normalise else -together
+    return each.sum() / (real.sum().clamp_min(1) if total is None else total)

@@ -1,86 +1,177 @@
 """The codebook should lie among the language model's words: maximum mean discrepancy (LLM-AR Eq. 7; Gretton 2012).
 
 Codes U [N, D], words W [V, D]; kernel k(x, y) = mean_i exp(-|x - y|^2 / (2 b_i)) over fixed bandwidths b_i.
-MMD^2 = mean k(W, W) + mean k(U, U) - 2 mean k(U, W), biased (V-statistic). Values are accumulated in float64.
+MMD^2 = mean k(W, W) + mean k(U, U) - 2 mean k(U, W), biased (V-statistic). Values are accumulated in float64, blocks of
+words are read once: value and gradient come out of the same pass, whose memory does not grow with V.
 """
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+from skeleton_llm.geometry import expmap0
+
+Coordinates = Literal["tangent", "ball"]
+
+_SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)  # each twice the one before: one exponential and squarings give all kernels
 _BLOCK = 4096
 
 
-def word_bandwidths(words: Float[Tensor, "V D"]) -> Float[Tensor, " K"]:
+def word_bandwidths(words: Float[Tensor, "V D"]) -> tuple[float, ...]:
     """The median squared distance between words (of at most 1,000 spread over the table) times 1/4 to 4."""
-    some = words[torch.linspace(0, len(words) - 1, min(len(words), 1000)).long()].float()
-    median = torch.pdist(some).square().median()
-    return median * torch.tensor(_SCALES, device=words.device)
-
-
-def _mean_kernel(x: Tensor, y: Tensor, bandwidths: Tensor) -> Tensor:
-    """Mean of k(x, y) over all pairs, in blocks of rows of y that are recomputed in the backward pass."""
-
-    def block_sum(left: Tensor, right: Tensor) -> Tensor:
-        squared = left.square().sum(-1)[:, None] + right.square().sum(-1) - 2 * left @ right.mT
-        squared = squared.clamp_min(0)
-        return sum((-squared / (2 * b)).exp().double().sum() for b in bandwidths.tolist()) / len(bandwidths)
-
-    total = torch.zeros((), dtype=torch.float64, device=x.device)
-    for block in y.split(_BLOCK):
-        total = total + checkpoint(block_sum, x, block, use_reentrant=False, preserve_rng_state=False)
-    return total / (len(x) * len(y))
+    some = words[torch.linspace(0, len(words) - 1, min(len(words), 1000)).long().to(words.device)].float()
+    median = float(torch.pdist(some).square().median())
+    return tuple(scale * median for scale in _SCALES)
 
 
 def mmd(
     codebook: Float[Tensor, "N D"],
     words: Float[Tensor, "V D"],
-    bandwidths: Float[Tensor, " K"] | None = None,
+    bandwidths: Sequence[float] | None = None,
     word_word: Float[Tensor, ""] | None = None,
 ) -> Float[Tensor, ""]:
-    """Squared MMD between codes and words; ``word_word`` is mean k(W, W) where the caller has it already."""
+    """Squared MMD between codes and words; ``word_word`` is mean k(W, W) where the caller has it already.
+
+    Args:
+        codebook: where the gradient goes.
+        words: fixed.
+        bandwidths: each twice the one before; ``word_bandwidths`` by default.
+        word_word: float64.
+    """
     with torch.autocast(codebook.device.type, enabled=False):
-        codes = codebook if codebook.dtype == torch.float64 else codebook.float()
-        table = words.to(codes.dtype)
-        widths = word_bandwidths(table) if bandwidths is None else bandwidths
+        codes = _at_least_float32(codebook)
+        table = words.detach().to(codes.dtype)
+        widths = tuple(word_bandwidths(table) if bandwidths is None else bandwidths)
         if word_word is None:
-            word_word = _mean_kernel(table, table, widths)
-        value = word_word + _mean_kernel(codes, codes, widths) - 2 * _mean_kernel(codes, table, widths)
+            word_word = mean_kernel(table, table, widths)
+        value = word_word + mean_kernel(codes, codes, widths) - 2 * mean_kernel(codes, table, widths)
         return value.to(codes.dtype)
+
+
+def mean_kernel(x: Float[Tensor, "N D"], y: Float[Tensor, "V D"], bandwidths: Sequence[float]) -> Float[Tensor, ""]:
+    """Mean of k over all pairs, float64, with its gradient to ``x``; to both sides where ``y`` is ``x``."""
+    if any(abs(after - 2 * before) > 1e-6 * after for before, after in pairwise(bandwidths)):
+        raise ValueError(f"bandwidths must each be twice the one before, got {tuple(bandwidths)}")
+    return _MeanKernel.apply(x, y, tuple(bandwidths))
+
+
+class _MeanKernel(torch.autograd.Function):
+    """The gradient to x, sum_y k'(x, y) (x - y) with k' = -mean_i k_i / b_i, is summed in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, bandwidths: tuple[float, ...]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        learns = ctx.needs_input_grad[0]
+        gradient = torch.zeros_like(x) if learns else x
+        own = x.square().sum(-1)[:, None]
+        for block in y.split(_BLOCK):
+            kernel, slope = _kernel(squared_distances(x, block, own), bandwidths, slope=learns)
+            total += kernel.sum(dtype=torch.float64)
+            if learns:
+                gradient += slope.sum(-1)[:, None] * x - slope @ block
+        pairs = len(x) * len(y)
+        ctx.save_for_backward(gradient * ((2 if y is x else 1) / pairs))
+        return total / pairs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grads[0].to(gradient.dtype), None, None
+
+
+def squared_distances(x: Tensor, y: Tensor, own: Tensor) -> Tensor:
+    """|x - y|^2 [N, V] by one product, ``own`` being |x|^2 [N, 1]."""
+    return torch.addmm(y.square().sum(-1), x, y.mT, alpha=-2).add_(own).clamp_min_(0)
+
+
+def _kernel(squared: Tensor, bandwidths: Sequence[float], *, slope: bool) -> tuple[Tensor, Tensor]:
+    """The mean of the kernels, and minus that of k_i / b_i; the widest is the root whose squares are the others."""
+    part = squared.mul_(-1 / (2 * bandwidths[-1])).exp_()
+    kernel = part.clone()
+    slopes = part * (-1 / bandwidths[-1]) if slope else part
+    for width in reversed(bandwidths[:-1]):
+        part.square_()
+        kernel += part
+        if slope:
+            slopes.add_(part, alpha=-1 / width)
+    return kernel.div_(len(bandwidths)), slopes.div_(len(bandwidths)) if slope else kernel
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 class WordMMD(nn.Module):
     """MMD of tangent codes (norm about 1) to a language model's word embeddings.
 
     The words are centred and divided by their root-mean-square norm, so that both sets have norms about 1: raw tables
-    differ in scale, and the loss would only pull the codes' norms. The word-word term is computed once.
+    differ in scale, and the loss would only pull the codes' norms. The word-word term has no gradient; it is computed
+    once, when the value is first asked for.
 
     Args:
         words: the input embedding matrix, [V, D].
         rows: words drawn afresh each training step (from torch's generator); null takes all (exact).
+        coordinates: compare in ``tangent`` space, which is what the language model is fed, or as ``ball`` points.
+        curvature: c of the ball.
     """
 
     words: Tensor
-    bandwidths: Tensor
-    word_word: Tensor
+    mean_word: Tensor
+    mean_square: Tensor
 
-    def __init__(self, words: Float[Tensor, "V D"], rows: int | None = None) -> None:
+    def __init__(
+        self,
+        words: Float[Tensor, "V D"],
+        rows: int | None = None,
+        *,
+        coordinates: Coordinates = "tangent",
+        curvature: float = 1.0,
+    ) -> None:
         """Standardise the words and fix the bandwidths."""
         super().__init__()
         if rows is not None and rows < 1:
             raise ValueError(f"mmd_rows must be at least 1 (null takes all words), got {rows}")
         table = words.float() - words.float().mean(0)
         table = table / table.square().sum(-1).mean().sqrt().clamp_min(1e-12)
-        self.rows = rows
-        self.register_buffer("words", table, persistent=False)
-        self.register_buffer("bandwidths", word_bandwidths(table), persistent=False)
-        self.register_buffer("word_word", _mean_kernel(table, table, self.bandwidths), persistent=False)
+        self.rows, self.coordinates, self.curvature = rows, coordinates, curvature
+        self.register_buffer("words", self._placed(table), persistent=False)
+        self.register_buffer("mean_word", self.words.mean(0), persistent=False)
+        self.register_buffer("mean_square", self.words.square().sum(-1).mean(), persistent=False)
+        self.bandwidths = word_bandwidths(self.words)
+        self._word_word: Tensor | None = None
+
+    def _placed(self, vectors: Tensor) -> Tensor:
+        return expmap0(vectors, self.curvature) if self.coordinates == "ball" else vectors
 
     def forward(self, codes: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
-        """Squared MMD of ``codes`` to all words; in training, to a fresh sample of them if ``rows`` is set."""
-        words = self.words
-        if self.training and self.rows is not None and self.rows < len(words):
-            words = words[torch.randint(len(words), (self.rows,), device=words.device)]
-        return mmd(codes, words, self.bandwidths, self.word_word)
+        """Squared MMD of ``codes`` to all words; in training, estimated from a fresh sample if ``rows`` is set."""
+        if self._word_word is None:
+            self._word_word = mean_kernel(self.words, self.words, self.bandwidths)
+        with torch.autocast(codes.device.type, enabled=False):
+            placed = self._placed(codes)
+            if not self.training or self.rows is None or self.rows >= len(self.words):
+                return mmd(placed, self.words, self.bandwidths, self._word_word.to(codes.device))
+            sample = self.words[torch.randint(len(self.words), (self.rows,), device=self.words.device)]
+            value = mmd(placed, sample, self.bandwidths, self._word_word.to(codes.device))
+            return value - 2 * self._correction(placed, sample)
+
+    def _correction(self, codes: Tensor, sample: Tensor) -> Tensor:
+        """What a control variate adds to the sample's mean kernel.
+
+        The kernel's part that is linear in |c - w|^2 has a mean over all words that their mean and mean square give;
+        its slope is each code's least-squares fit over the sample, a constant for the gradient. It makes the sample as
+        good as one four times its size while codes and words lie apart.
+        """
+        own = codes.square().sum(-1)
+        over_all = own - 2 * codes @ self.mean_word + self.mean_square
+        over_sample = own - 2 * codes @ sample.mean(0) + sample.square().sum(-1).mean()
+        with torch.no_grad():
+            squared = squared_distances(codes, sample, own[:, None])
+            centred = squared - squared.mean(-1, keepdim=True)
+            kernel, _ = _kernel(squared.clone(), self.bandwidths, slope=False)
+            slope = (centred * kernel).sum(-1) / centred.square().sum(-1).clamp_min(1e-12)
+        return (slope * (over_all - over_sample)).mean()

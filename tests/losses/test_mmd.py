@@ -7,21 +7,34 @@ from skeleton_llm.losses import WordMMD, mmd, word_bandwidths
 def naive(u, w, bandwidths):
     both = torch.cat([u, w]).double()
     squared = torch.cdist(both, both).square()
-    kernel = sum((-squared / (2 * b.double())).exp() for b in bandwidths) / len(bandwidths)
+    kernel = sum((-squared / (2 * b)).exp() for b in bandwidths) / len(bandwidths)
     n = len(u)
     return kernel[:n, :n].mean() + kernel[n:, n:].mean() - 2 * kernel[:n, n:].mean()
 
 
-def test_value_and_gradient_equal_the_naive_form():
+@pytest.mark.parametrize("rows", [300, 5000])  # less and more than a block
+def test_value_and_gradient_equal_the_naive_form(rows):
     generator = torch.Generator().manual_seed(0)
-    words, codes = torch.randn(300, 16, generator=generator), torch.randn(20, 16, generator=generator)
+    words = torch.randn(rows, 16, generator=generator, dtype=torch.float64)
+    codes = 0.7 * torch.randn(20, 16, generator=generator, dtype=torch.float64)
     widths = word_bandwidths(words)
     left, right = codes.clone().requires_grad_(), codes.clone().requires_grad_()
-    value, truth = mmd(left, words, widths), naive(right, words, widths)
-    assert value.item() == pytest.approx(truth.item(), rel=1e-4, abs=1e-6)
-    value.backward()
+    truth = naive(right, words, widths)
     truth.backward()
-    torch.testing.assert_close(left.grad, right.grad.float(), rtol=1e-4, atol=1e-7)
+    value = mmd(left, words, widths)
+    value.backward()
+    assert value.item() == pytest.approx(truth.item(), rel=1e-9)
+    torch.testing.assert_close(left.grad, right.grad, rtol=1e-9, atol=1e-12)
+    single = codes.float().requires_grad_()
+    value = mmd(single, words.float(), widths)
+    value.backward()
+    assert value.item() == pytest.approx(truth.item(), rel=1e-5)
+    assert ((single.grad - right.grad).norm() / right.grad.norm()).item() < 1e-5
+
+
+def test_bandwidths_that_do_not_double_are_refused():
+    with pytest.raises(ValueError, match="must each be twice the one before"):
+        mmd(torch.ones(2, 3), torch.ones(2, 3), (1.0, 3.0))
 
 
 def test_same_sets_have_no_discrepancy_and_far_ones_have():
@@ -39,4 +52,41 @@ def test_words_of_any_scale_give_the_same_value_and_samples_scatter_around_it():
     torch.manual_seed(0)
     sampled = WordMMD(words, rows=100)
     mean = torch.stack([sampled(codes) for _ in range(200)]).mean()
+    # a sample's own words correlate with the fitted slope: a bias of order 1 / rows
     assert mean.item() == pytest.approx(exact.item(), abs=5e-3)
+
+
+def test_the_control_variate_makes_a_sample_as_good_as_a_larger_one():
+    generator = torch.Generator().manual_seed(2)
+    words = torch.randn(4000, 32, generator=generator) @ torch.diag(torch.linspace(0.2, 2, 32))
+    codes = torch.nn.functional.normalize(torch.randn(40, 32, generator=generator), dim=-1)
+
+    def gradients(module: WordMMD, correct: bool) -> torch.Tensor:
+        found = []
+        for seed in range(60):
+            torch.manual_seed(seed)
+            given = codes.clone().requires_grad_()
+            value = module(given)
+            if not correct:
+                torch.manual_seed(seed)
+                sample = module.words[torch.randint(len(module.words), (module.rows,))]
+                value = mmd(given, sample, module.bandwidths, torch.zeros((), dtype=torch.float64))
+            found.append(torch.autograd.grad(value, given)[0])
+        return torch.stack(found)
+
+    given = codes.clone().requires_grad_()
+    exact = torch.autograd.grad(WordMMD(words)(given), given)[0]
+    module = WordMMD(words, rows=200)
+    with_it, without = ((gradients(module, correct=c) - exact).square().mean() for c in (True, False))
+    assert without / with_it > 2  # a variance halved is a sample doubled, for one more vector
+
+
+def test_ball_coordinates_compare_ball_points():
+    generator = torch.Generator().manual_seed(3)
+    words = torch.randn(200, 8, generator=generator)
+    codes = torch.nn.functional.normalize(torch.randn(10, 8, generator=generator), dim=-1)
+    module = WordMMD(words, coordinates="ball", curvature=0.5)
+    table = (words - words.mean(0)) / (words - words.mean(0)).square().sum(-1).mean().sqrt()
+    ball = [torch.tanh(0.5**0.5 * x.norm(dim=-1, keepdim=True)) / 0.5**0.5 * x / x.norm(dim=-1, keepdim=True)
+            for x in (codes, table)]  # fmt: skip
+    assert module(codes).item() == pytest.approx(naive(ball[0], ball[1], module.bandwidths).item(), rel=1e-4)
