@@ -16,11 +16,12 @@ Name human actions from skeletons with a large language model.
   fit         train a stage:      skeleton-llm fit --config configs/stage1.yaml --config configs/data/synthetic.yaml
   validate    validation split of a trained stage
   test        test split of a trained stage
+  tokenize    every action sentence of a prepared dataset as JSON lines
   recognize   name the action in raw skeleton files
 
 "skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
 """
-_SHORT = ("prepare", "doctor", "show", "recognize")  # each a module with a function of its name
+_SHORT = ("prepare", "doctor", "show", "tokenize", "recognize")  # each a module with a function of its name
 _ROOMS = ("lightning_modules", "datamodules", "callbacks")
 
 
