@@ -1,19 +1,27 @@
 """What is watched and saved."""
 
 from callbacks.atomic_io import AtomicCheckpointIO
+from callbacks.code_meaning import CodeMeaning
+from callbacks.codebook_map import CodebookMap
 from callbacks.codebook_usage import CodebookUsageMonitor
+from callbacks.collapse import CollapseAlarm
 from callbacks.confusion import ConfusionMatrix
 from callbacks.exact_resume import StepSeed
 from callbacks.export import Export
 from callbacks.preemption import Preemption
 from callbacks.reconstructions import Reconstructions
+from callbacks.token_sheets import TokenSheets
 
 __all__ = [
     "AtomicCheckpointIO",
+    "CodeMeaning",
+    "CodebookMap",
     "CodebookUsageMonitor",
+    "CollapseAlarm",
     "ConfusionMatrix",
     "Export",
     "Preemption",
     "Reconstructions",
     "StepSeed",
+    "TokenSheets",
 ]

@@ -1,32 +1,54 @@
-"""Watch how the codebook is used over the validation set."""
+"""Watch how the codebook is used over the validation set, and how long its tokens live in training."""
 
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
-from skeleton_llm.losses import zipf_target
-from skeleton_llm.metrics import CodebookUsage, usage_report
+from callbacks.writers import writers
+from skeleton_llm.losses import js_divergence, zipf_target
+from skeleton_llm.metrics import CodebookUsage, TokenLifetimes, usage_report
 from skeleton_llm.plotting import plot_rank_frequency, plot_usage
 
 
 class CodebookUsageMonitor(L.Callback):
-    """After each validation: rank-frequency curve against the Zipf target, usage histogram, dead tokens, Zipf exponent.
+    """After each validation: rank-frequency curve against the Zipf target, usage histogram, dead tokens, lifetimes.
 
-    Reads ``indices`` [B, L] of the validation step's output and the module's ``num_codes``.
+    Usage is that of the validation set, from ``indices`` and ``mask`` [B, L] of the validation step's output.
+    Lifetimes are those of the training batches since the codebook stands, from the same keys of the training step's.
 
     Args:
-        collapse_share: warn when the perplexity falls below this share of the codebook.
+        patience: training steps without use after which a token no longer counts as alive.
     """
 
-    def __init__(self, collapse_share: float = 0.05) -> None:
-        self.collapse_share = collapse_share
+    def __init__(self, patience: int = 200) -> None:
+        if patience < 1:
+            raise ValueError(f"patience is a number of steps, at least 1, got {patience}")
+        self.patience = patience
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.num_codes: int = pl_module.num_codes
         self.usage = CodebookUsage(self.num_codes)
-        self.target = zipf_target(self.num_codes)
+        self.target: Tensor = getattr(pl_module, "zipf_target", zipf_target(self.num_codes)).cpu()
+        if stage == "fit":
+            self.lifetimes = TokenLifetimes(self.num_codes, self.patience)
+
+    def state_dict(self) -> dict[str, Any]:
+        lifetimes = getattr(self, "lifetimes", None)
+        return {} if lifetimes is None else {name: part.cpu() for name, part in lifetimes.state_dict().items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict and hasattr(self, "lifetimes"):
+            self.lifetimes.load_state_dict(state_dict)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.lifetimes.to(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if pl_module.vqvae.quantizer.ready:
+            self.lifetimes.update(outputs["indices"], outputs["mask"], trainer.global_step)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.usage.to(pl_module.device).reset()
@@ -40,25 +62,31 @@ class CodebookUsageMonitor(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.usage.update(outputs["indices"])
+        self.usage.update(outputs["indices"][outputs["mask"]])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        counts = self.usage.compute().cpu()
-        if trainer.sanity_checking or not trainer.is_global_zero or counts.sum() == 0:
-            return
+        counts, step = self.usage.compute().cpu(), trainer.global_step
+        lived = trainer.state.fn == "fit" and not trainer.sanity_checking and pl_module.vqvae.quantizer.ready
+        if lived:
+            self.lifetimes.agree(step)
+        for writer in writers(trainer):
+            if counts.sum() > 0:
+                self._write_usage(writer, counts, step)
+            if lived:
+                writer.add_histogram("codebook/token_idle_steps", self.lifetimes.idle(step), step)
+                lifetimes = self.lifetimes.lifetimes(step)
+                writer.add_scalar("codebook/tokens_alive", len(lifetimes), step)
+                if len(lifetimes):
+                    writer.add_histogram("codebook/token_lifetime_steps", lifetimes, step)
+
+    def _write_usage(self, writer: Any, counts: Tensor, step: int) -> None:
         report = usage_report(counts)
-        if report.perplexity < self.collapse_share * self.num_codes:
-            rank_zero_warn(
-                f"the codebook is collapsing at step {trainer.global_step}: perplexity {report.perplexity:.1f},"
-                f" {report.used} of {self.num_codes} tokens in use; place it on latents after a warm-up"
-                " (model.quantize_after), narrow network.token_norms or lower optimization.lr"
-            )
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                writer, step = logger.experiment, trainer.global_step
-                figure = plot_rank_frequency(counts.numpy(), self.target.numpy(), report.exponent)
-                writer.add_figure("codebook/rank_frequency", figure, step)
-                writer.add_figure("codebook/usage", plot_usage(counts.numpy()), step)
-                writer.add_histogram("codebook/times_used", counts, step)
-                writer.add_scalar("codebook/dead_tokens", report.dead, step)
-                writer.add_scalar("codebook/zipf_exponent", report.exponent, step)
+        share = (counts / counts.sum()).float().sort(descending=True).values
+        divergence = float(js_divergence(share, self.target))
+        figure = plot_rank_frequency(counts.numpy(), self.target.numpy(), report.exponent, divergence)
+        writer.add_figure("codebook/rank_frequency", figure, step)
+        writer.add_figure("codebook/usage", plot_usage(counts.numpy()), step)
+        writer.add_histogram("codebook/times_used", counts, step)
+        writer.add_scalar("codebook/dead_tokens", report.dead, step)
+        writer.add_scalar("codebook/zipf_exponent", report.exponent, step)
+        writer.add_scalar("codebook/js_to_zipf", divergence, step)

@@ -5,10 +5,9 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
 
+from callbacks.writers import add_picture, writers
 from skeleton_llm.plotting import blank, draw_frames, join_gif
 
 
@@ -26,24 +25,22 @@ class Reconstructions(L.Callback):
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
+        if not (found_writers := writers(trainer)):
             return
         data: Any = trainer.datamodule
         clips = data.batches("val")
         rows = np.unique(np.linspace(0, len(clips) - 1, self.num_clips).astype(int))
-        batch = clips.__getitems__([(-1, int(row)) for row in rows])
+        found = clips.__getitems__([(-1, int(row)) for row in rows])
+        batch = {name: tensor.to(pl_module.device) for name, tensor in found.items()}
         vqvae: Any = pl_module.vqvae
-        joints, persons = (batch[name].to(pl_module.device) for name in ("joints", "persons"))
-        again, there = vqvae.decode(vqvae.encode(joints, persons))
-        again = again * there[:, None, :, None, None]
+        joints, persons = (batch[name] for name in ("joints", "persons"))
+        again, there = vqvae.decode(*vqvae.encode(joints, persons, batch.get("lengths")))
+        again = (again * there[:, None, :, None, None])[:, : joints.shape[1]]
         for row, before, after, label in zip(rows, joints, again.to(joints), batch["labels"].tolist(), strict=True):
             name = data.class_names[label] if label >= 0 else ""
             gif = _side_by_side(before.float().cpu().numpy(), after.float().cpu().numpy(), data.layout, name)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment._get_file_writer().add_summary(
-                        _image(f"reconstructions/clip_{row}", gif), trainer.global_step
-                    )
+            for writer in found_writers:
+                add_picture(writer, f"reconstructions/clip_{row}", gif[0], join_gif(gif), trainer.global_step)
 
 
 def _side_by_side(before: np.ndarray, after: np.ndarray, layout: str, name: str) -> list[Image.Image]:
@@ -55,11 +52,3 @@ def _side_by_side(before: np.ndarray, after: np.ndarray, layout: str, name: str)
         frame.paste(b, (a.width, 0))
         frames.append(frame)
     return frames
-
-
-def _image(tag: str, frames: list[Image.Image]) -> Summary:
-    """An animated GIF as an image summary, which TensorBoard's page plays."""
-    picture = Summary.Image(
-        height=frames[0].height, width=frames[0].width, colorspace=3, encoded_image_string=join_gif(frames)
-    )
-    return Summary(value=[Summary.Value(tag=tag, image=picture)])

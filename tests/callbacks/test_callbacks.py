@@ -6,11 +6,10 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks import AtomicCheckpointIO, CodebookUsageMonitor, Preemption, StepSeed
+from callbacks import AtomicCheckpointIO, Preemption, StepSeed
 from small_runs import run, stage1_arguments
 
 
@@ -24,53 +23,6 @@ def trainer(folder, **options) -> L.Trainer:
         log_every_n_steps=1,
         **{"logger": False, "enable_checkpointing": False, **options},
     )
-
-
-class Writer(BoringModel):
-    """Validation writes the sentences it is given."""
-
-    num_codes = 8
-
-    def __init__(self, indices: torch.Tensor) -> None:
-        super().__init__()
-        self.indices = indices
-
-    def validation_step(self, batch, batch_idx):
-        return {"indices": self.indices}
-
-
-def watch(folder, indices) -> EventAccumulator:
-    logger = TensorBoardLogger(folder, name="", version="")
-    trainer(
-        folder,
-        logger=logger,
-        callbacks=[CodebookUsageMonitor()],
-        max_steps=4,
-        limit_val_batches=3,
-        val_check_interval=4,
-    ).fit(Writer(indices))
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return events
-
-
-def test_codebook_usage_reaches_tensorboard(tmp_path):
-    events = watch(tmp_path, torch.tensor([[0, 0, 0, 0, 1, 1, 2, 3]]))
-    tags = events.Tags()
-    assert {"codebook/rank_frequency", "codebook/usage"} <= set(tags["images"])
-    assert "codebook/times_used" in tags["histograms"]
-    assert [event.value for event in events.Scalars("codebook/dead_tokens")] == [4]
-    assert 0 < events.Scalars("codebook/zipf_exponent")[0].value < 2
-
-
-def test_a_collapsing_codebook_is_told_with_advice(tmp_path):
-    class Large(Writer):
-        num_codes = 512
-
-    with pytest.warns(UserWarning, match=r"collapsing .* perplexity 1\.0, 1 of 512 tokens in use; place it on latents"):
-        trainer(
-            tmp_path, callbacks=[CodebookUsageMonitor()], max_steps=1, limit_val_batches=1, val_check_interval=1
-        ).fit(Large(torch.zeros(1, 9, dtype=torch.long)))
 
 
 class Noisy(BoringModel):

@@ -1,11 +1,20 @@
+import io
+
 import numpy as np
+import torch
 from PIL import Image
 
+from skeleton_llm.geometry import expmap0
 from skeleton_llm.losses import zipf_target
 from skeleton_llm.plotting import (
+    Pose,
+    disk_positions,
     draw_frames,
+    draw_poses,
     draw_sheet,
+    plot_class_heat_map,
     plot_confusion,
+    plot_poincare_disk,
     plot_rank_frequency,
     plot_usage,
     save_gif,
@@ -82,3 +91,56 @@ def test_a_contact_sheet_shows_eight_frames_from_first_to_last():
     clip = example_clip()
     assert draw_sheet(clip.joints, clip.layout, "x").size == (4 * 320, 2 * 320)
     assert draw_sheet(clip.joints[:3], clip.layout).size == (3 * 320, 320)
+
+
+def test_rank_frequency_tells_the_divergence():
+    axes = plot_rank_frequency(np.array([0, 4, 1, 5]), zipf_target(4).numpy(), 1.0, 0.25).axes[0]
+    assert "JS 0.250 nats" in axes.get_legend().get_texts()[1].get_text()
+
+
+def test_heat_map_shows_used_tokens_by_their_commonest_class():
+    table = np.array([[0, 9, 1, 0, 0], [0, 1, 3, 0, 5]])
+    axes = plot_class_heat_map(table, ["sit", "stand"], num_tokens=4).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["sit", "stand"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1", "4", "2"]
+    np.testing.assert_allclose(axes.images[0].get_array(), [[0.9, 0, 0.25], [0.1, 1, 0.75]])
+
+
+def test_disk_radius_is_that_of_the_ball_and_the_direction_that_of_the_plane(rng):
+    flat = rng.normal(size=(30, 2)) * [2, 1] * 0.3
+    flat = np.concatenate([flat, -flat])  # centred
+    turned = flat @ np.linalg.qr(rng.normal(size=(16, 2)))[0].T
+    places = disk_positions(turned, 2.0)
+    ball = expmap0(torch.from_numpy(turned), 2.0).norm(dim=-1).numpy()
+    np.testing.assert_allclose(np.linalg.norm(places, axis=1), ball, rtol=1e-9)
+
+    def angles(points):
+        unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+        return unit @ unit.T
+
+    np.testing.assert_allclose(angles(places), angles(flat), atol=1e-9)  # the plane, up to a turn or a reflection
+    np.testing.assert_allclose(disk_positions(turned[:, ::-1], 2.0), places, atol=1e-9)  # whatever the basis
+
+
+def test_disk_marks_dead_tokens_and_writes_any_word(rng):
+    codebook, counts = rng.normal(size=(6, 4)), np.array([3, 0, 1, 0, 0, 9])
+    figure = plot_poincare_disk(codebook, counts, 1.0, {5: "$w\u00f6rd_"})
+    axes = figure.axes[0]
+    used, dead = axes.collections
+    assert (len(used.get_offsets()), len(dead.get_offsets())) == (3, 3)
+    assert used.get_sizes().argmax() == 2
+    assert [text.get_text() for text in axes.texts] == ["$w\\xf6rd_"]
+    np.testing.assert_allclose(np.hypot(*axes.lines[0].get_data()), 1)
+    figure.savefig(io.BytesIO())  # "$" opens no formula
+
+
+def test_a_sheet_of_poses_has_a_caption_below_each():
+    clip = example_clip()
+    sheet = draw_poses([Pose(clip.joints[frame], f"wave\nframe {frame}") for frame in range(4)], clip.layout)
+    assert sheet.size == (480, 384)
+    pixels = np.asarray(sheet.convert("L"))
+    for x, y in ((0, 0), (160, 0), (320, 0), (0, 192)):
+        assert (pixels[y : y + 160, x : x + 160] < 200).sum() > 100
+        assert (pixels[y + 160 : y + 192, x : x + 160] < 200).sum() > 20
+    assert (pixels[192:, 160:] == 255).all()
+    assert colours(sheet) >= {(31, 119, 180), (0, 0, 0)}
