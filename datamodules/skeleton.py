@@ -19,9 +19,10 @@ from skeleton_llm.skeletons import (
     find_protocol,
     unseen_classes,
 )
-from skeleton_llm.skeletons.transforms import interpolate, place, valid_positions
+from skeleton_llm.skeletons.transforms import interpolate, place
 
 Batch = dict[str, Tensor]
+_NO_CHANGE = Augmentation(rotation=0.0, tilt=0.0, scale=0.0, crop=1.0)
 
 
 class ClipBatches(Dataset[Batch]):
@@ -57,10 +58,12 @@ class ClipBatches(Dataset[Batch]):
         rows = self.rows[[index for _, index in keys]]
         self._learn(rows)
         offset, length = (torch.from_numpy(self.data.table[column][rows]) for column in ("offset", "length"))
-        draws = None if self.augmentation is None else self.augmentation.draw(self.seed, keys)
-        start = torch.zeros(len(keys)) if draws is None else draws.start
-        share = torch.ones(len(keys)) if draws is None else draws.share
-        position = valid_positions(start, share, length, self.preprocess.frames)
+        training = bool(keys) and keys[0][0] >= 0
+        changes = self.augmentation
+        if changes is None and training and self.preprocess.length == "window":
+            changes = _NO_CHANGE  # windows are random in any case
+        draws = changes.draw(self.seed, keys) if changes is not None and keys else None
+        position, lengths = self.preprocess.positions(length, draws, training=training)
         frames, seen = torch.from_numpy(self.data.frames), torch.from_numpy(self._seen)
         raw, present = interpolate(frames, seen, offset, length, position)
         shift, rotation = torch.from_numpy(self._shift[rows]), torch.from_numpy(self._rotation[rows])
@@ -77,6 +80,8 @@ class ClipBatches(Dataset[Batch]):
             "labels": torch.from_numpy(self.labels[rows]),
             "index": torch.from_numpy(rows),
         }
+        if lengths is not None:
+            batch["lengths"] = lengths
         if self.clean:
             batch["clean"] = joints if draws is None else place(raw, present, shift, rotation)
         if self.augmentation is not None and draws is not None and self.augmentation.noise > 0:
@@ -106,7 +111,8 @@ class SkeletonDataModule(L.LightningDataModule):
     """Batches of prepared clips.
 
     Each is a dict: ``joints`` [B, T, M, V, 3] in metres, augmented in training, ``persons`` [B, M], ``labels`` [B],
-    ``index`` [B] (row of the prepared dataset).
+    ``index`` [B] (row of the prepared dataset), and unless clips are resized to one length ``lengths`` [B], the frames
+    that count; the others hold a clip's last one. A rank without validation clips gets one batch of none.
 
     With the attribute ``clean`` set there is also ``clean`` [B, T, M, V, 3]: the same part of the clip without
     rotation, tilt, scale and noise, which a denoising autoencoder shall give back; outside training it equals

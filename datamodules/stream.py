@@ -48,7 +48,11 @@ class Stream(Sampler[list[Key]]):
 
 
 class Shard(Sampler[list[Key]]):
-    """Every clip exactly once over all ranks, in order, without augmentation (pass -1)."""
+    """Every clip exactly once over all ranks, in order, without augmentation (pass -1).
+
+    A rank that is left without clips has one empty batch: Lightning would skip its loop, and the others would wait for
+    it at the metrics for ever.
+    """
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
         self.indices = list(range(rank, size, world))
@@ -56,9 +60,9 @@ class Shard(Sampler[list[Key]]):
 
     def __len__(self) -> int:
         """Batches of this rank."""
-        return (len(self.indices) + self.batch_size - 1) // self.batch_size
+        return max(-(-len(self.indices) // self.batch_size), 1)
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the keys of each batch."""
-        for first in range(0, len(self.indices), self.batch_size):
+        for first in range(0, max(len(self.indices), 1), self.batch_size):
             yield [(-1, i) for i in self.indices[first : first + self.batch_size]]

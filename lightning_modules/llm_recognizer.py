@@ -112,7 +112,7 @@ class LitLLMRecognizer(L.LightningModule):
 
     def _read(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         reader: SkeletonReader = self.tokenizer
-        return reader.embed(batch["joints"], batch["persons"])
+        return reader.embed(batch["joints"], batch["persons"], batch.get("lengths"))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._network.loss(*self._read(batch), batch["labels"])
@@ -126,7 +126,7 @@ class LitLLMRecognizer(L.LightningModule):
         return self._evaluate(batch, "test")
 
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
-        answers = score_views(self.tokenizer, self._network, batch["joints"], batch["persons"])
+        answers = score_views(self.tokenizer, self._network, batch["joints"], batch["persons"], batch.get("lengths"))
         data: Any = self.trainer.datamodule
         answers = answers.among(data.candidates(split))
         for name, score in (

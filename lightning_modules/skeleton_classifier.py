@@ -15,6 +15,8 @@ from skeleton_llm.metrics import MeanClassAccuracy
 from skeleton_llm.networks import ActionTokenizer, SkeletonFeatures, TemporalClassifier
 from skeleton_llm.skeletons import find_layout
 
+_DOWNSAMPLES = 2  # of the classifier on skeletons
+
 
 class LitSkeletonClassifier(L.LightningModule):
     """Train a temporal convolution to tell the classes apart.
@@ -49,7 +51,7 @@ class LitSkeletonClassifier(L.LightningModule):
         self.tokenizer: ActionTokenizer | None = None
         if source == "skeleton":
             self.features = SkeletonFeatures(layout, num_persons)
-            channels, downsamples = self.features.num_channels, 2
+            channels, downsamples = self.features.num_channels, _DOWNSAMPLES
         elif tokenizer is None:
             raise ValueError(f"model.source {source} reads a tokenizer's output; set model.tokenizer to its folder")
         else:
@@ -72,26 +74,36 @@ class LitSkeletonClassifier(L.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.source == "skeleton" and not self.features.fitted:
-            sample = self.trainer.datamodule.training_sample(1024)
-            self.features.fit(sample["joints"].to(self.device), sample["persons"].to(self.device))
+            found = self.trainer.datamodule.training_sample(1024)
+            sample = {name: tensor.to(self.device) for name, tensor in found.items()}
+            mask = None
+            if "lengths" in sample:
+                mask = torch.arange(sample["joints"].shape[1], device=self.device) < sample["lengths"][:, None]
+            self.features.fit(sample["joints"], sample["persons"], mask)
 
     def configure_optimizers(self) -> Any:
         return self.optimization.build(self.network.parameters(), self.trainer.max_steps)
 
-    def forward(self, joints: Tensor, persons: Tensor) -> Tensor:
-        """Logits [B, C] of preprocessed clips [B, T, M, V, 3]."""
+    def forward(self, joints: Tensor, persons: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of preprocessed clips [B, T, M, V, 3], of which ``lengths`` [B] frames count."""
         if self.tokenizer is None:
-            return self.network(self.features(joints, persons))
-        with torch.no_grad():
-            if self.source == "latents":
-                seen = self.tokenizer.latents(joints, persons)
-            else:
-                seen, _ = self.tokenizer.embed(joints, persons)
+            mask = None
+            if lengths is not None:
+                step = 2**_DOWNSAMPLES
+                joints = F.pad(joints, (0, 0, 0, 0, 0, 0, 0, -joints.shape[1] % step))
+                mask = torch.arange(joints.shape[1], device=lengths.device) < -(-lengths[:, None] // step) * step
+            return self.network(self.features(joints, persons), mask)
+        ragged = lengths is not None or self.tokenizer.vqvae.apart
+        read = self.tokenizer.latents if self.source == "latents" else self.tokenizer.embed
+        seen, there = read(joints, persons, lengths)
         steps = seen.unflatten(1, (-1, self.group)).flatten(2) * self.tokenizer.dim**0.5  # channels of deviation 1
-        return self.network(steps)
+        return self.network(steps, there[:, :: self.group] if ragged else None)
+
+    def _logits(self, batch: dict[str, Tensor], joints: Tensor) -> Tensor:
+        return self(joints, batch["persons"], batch.get("lengths")).float()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = F.cross_entropy(self(batch["joints"], batch["persons"]).float(), batch["labels"], label_smoothing=0.1)
+        loss = F.cross_entropy(self._logits(batch, batch["joints"]), batch["labels"], label_smoothing=0.1)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -104,7 +116,7 @@ class LitSkeletonClassifier(L.LightningModule):
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
         data: Any = self.trainer.datamodule
         views = data.preprocess.views(batch["joints"], find_layout(data.layout))
-        logits = torch.stack([self(view, batch["persons"]).float().log_softmax(-1) for view in views]).mean(0)
+        logits = torch.stack([self._logits(batch, view).log_softmax(-1) for view in views]).mean(0)
         for name in ("top1", "mean_class_accuracy"):
             metric = self.measures[f"{split}/{name}"]
             metric(logits, batch["labels"])

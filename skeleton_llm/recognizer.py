@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from skeleton_llm.language import Answers, LanguageModel, LLMRecognizer, Prompt, Tuning
@@ -33,11 +33,15 @@ class Answer:
 
 
 def score_views(
-    tokenizer: ActionTokenizer, network: LLMRecognizer, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]
+    tokenizer: ActionTokenizer,
+    network: LLMRecognizer,
+    joints: Float[Tensor, "B T M V 3"],
+    persons: Bool[Tensor, "B M"],
+    lengths: Int[Tensor, " B"] | None = None,
 ) -> Answers:
     """Scores of every class, the mean over the views that the tokenizer's preprocessing asks for."""
     views = tokenizer.preprocess.views(joints, tokenizer.vqvae.features.layout)
-    scores = [network.score(*tokenizer.embed(view, persons)) for view in views]
+    scores = [network.score(*tokenizer.embed(view, persons, lengths)) for view in views]
     mean = [torch.stack(part).mean(0) for part in zip(*scores, strict=True)]
     return Answers(*mean)
 
@@ -79,9 +83,15 @@ class Recognizer:
         return read_clip(path, dataset.get("actors", "ctrgcn"), dataset.get("own"))
 
     @torch.no_grad()
-    def probabilities(self, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]) -> Float[Tensor, "B C"]:
+    def probabilities(
+        self,
+        joints: Float[Tensor, "B T M V 3"],
+        persons: Bool[Tensor, "B M"],
+        lengths: Int[Tensor, " B"] | None = None,
+    ) -> Float[Tensor, "B C"]:
         """Probability of every class among the known ones: the softmax of exact log-likelihoods."""
-        scores = score_views(self.tokenizer, self.network, joints.to(self.device), persons.to(self.device))
+        given = (joints.to(self.device), persons.to(self.device), None if lengths is None else lengths.to(self.device))
+        scores = score_views(self.tokenizer, self.network, *given)
         return scores.log_likelihoods.softmax(-1).cpu()
 
     @torch.no_grad()
@@ -93,15 +103,16 @@ class Recognizer:
             ValueError: a file that its reader refuses, or another skeleton layout than the tokenizer's.
         """
         clip = source if isinstance(source, Clip) else self.read(source)
-        joints, persons = (tensor.to(self.device) for tensor in self.tokenizer.prepare(clip))
-        probability = self.probabilities(joints, persons)[0]
+        prepared = self.tokenizer.batch([clip])
+        probability = self.probabilities(*prepared)[0]
         best = probability.argsort(descending=True)[:_TOP].tolist()
         names = self.network.class_names
+        tokens, mask = self.tokenizer.sentences(*prepared)
         return Answer(
             name=names[best[0]],
             top=[(names[i], float(probability[i])) for i in best],
-            sentence=self.tokenizer.encode(joints, persons)[0].tolist(),
-            said=self.network.generate(*self.tokenizer.embed(joints, persons))[0],
+            sentence=tokens[mask].tolist(),
+            said=self.network.generate(*self.tokenizer.embed(*prepared))[0],
         )
 
 

@@ -27,8 +27,8 @@ from skeleton_llm.language.scoring import NameTrie, pad
 class SkeletonReader(Protocol):
     """What stands before the language model: skeletons to embeddings [B, L, D] and mask [B, L]."""
 
-    def embed(self, joints: Tensor, persons: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings of norm about 1, and which of them count."""
+    def embed(self, joints: Tensor, persons: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Embeddings of norm about 1, and which of them count; ``lengths`` are the frames that do, None for all."""
         ...
 
 

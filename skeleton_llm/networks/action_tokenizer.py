@@ -2,25 +2,50 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from skeleton_llm.networks.vqvae import VQVAE, VQVAEConfig
 from skeleton_llm.skeletons import Clip, Preprocess, register_layout
 
-_FORMAT = 1
+Skeletons = Clip | np.ndarray | Tensor
+
+_FORMAT = 2
+
+
+class Prepared(NamedTuple):
+    """The network's input; ``lengths`` are the frames that count, None where all do."""
+
+    joints: Float[Tensor, "B T M V 3"]
+    persons: Bool[Tensor, "B M"]
+    lengths: Int[Tensor, " B"] | None
+
+
+def _several(skeletons: Skeletons | Sequence[Skeletons]) -> Sequence[Skeletons]:
+    if isinstance(skeletons, Clip):
+        return [skeletons]
+    if isinstance(skeletons, np.ndarray | Tensor):
+        return list(skeletons) if skeletons.ndim == 5 else [skeletons]
+    return skeletons
 
 
 class ActionTokenizer(nn.Module):
     """Skeleton clips to action sentences (token indices) and back.
+
+    Example:
+        >>> tokenizer = ActionTokenizer.from_pretrained("runs/demo/stage1/tokenizer")  # doctest: +SKIP
+        >>> tokens, mask = tokenizer.encode(joints)  # [T, M, V, 3] in metres, or a list of them  # doctest: +SKIP
+        >>> skeletons = tokenizer.decode(tokens, mask)  # [B, T, M, V, 3]  # doctest: +SKIP
 
     Attributes:
         vqvae: the network, always in eval mode and without gradients.
@@ -46,8 +71,8 @@ class ActionTokenizer(nn.Module):
 
     @property
     def num_persons(self) -> int:
-        """M, the persons it has channels for."""
-        return self.vqvae.features.num_persons
+        """M, the persons it reads."""
+        return self.vqvae.num_persons
 
     @property
     def dim(self) -> int:
@@ -59,50 +84,127 @@ class ActionTokenizer(nn.Module):
         """N, the tokens of the codebook."""
         return self.vqvae.config.num_codes
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.vqvae.quantizer.direction.device
+
     @torch.no_grad()
-    def encode(self, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]) -> Int[Tensor, "B L"]:
-        """Action sentences of preprocessed clips."""
-        return self.vqvae.encode(joints, persons)
+    def encode(
+        self, skeletons: Skeletons | Sequence[Skeletons], *, batch_size: int = 64
+    ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+        """Action sentences of raw clips, and which of their tokens count (clips may differ in length).
+
+        Args:
+            skeletons: a clip or several: ``Clip`` or joints [T, M, V, 3] or [T, V, 3] in metres, in the tokenizer's
+                layout; a tensor [B, T, M, V, 3] is several.
+            batch_size: clips encoded at once.
+
+        Raises:
+            ValueError: a clip has another skeleton layout or shape.
+        """
+        clips = [self._clip(one) for one in _several(skeletons)]
+        parts = [
+            self.sentences(*self.batch(clips[first : first + batch_size])) for first in range(0, len(clips), batch_size)
+        ]
+        if not parts:
+            raise ValueError("no clips to encode: expected at least one")
+        longest = max(part.shape[1] for part, _ in parts)
+        padded = [[F.pad(tensor, (0, longest - tensor.shape[1])) for tensor in part] for part in parts]
+        tokens, mask = (torch.cat(tensors) for tensors in zip(*padded, strict=True))
+        return tokens, mask
+
+    @torch.no_grad()
+    def decode(
+        self, tokens: Int[Tensor, "*B L"], mask: Bool[Tensor, "*B L"] | None = None
+    ) -> Float[Tensor, "*B T M V 3"]:
+        """Joints in metres in the body's frame, as ``encode`` saw them; who is absent, and what is masked, is 0.
+
+        Raises:
+            ValueError: a token that the codebook does not have, or no whole number of steps.
+        """
+        tokens = tokens.to(self.device)
+        if len(tokens.flatten()) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_codes:
+            raise ValueError(
+                f"tokens must lie in 0 to {self.num_codes - 1}, got {int(tokens.min())} to {int(tokens.max())}"
+            )
+        step = self.vqvae.config.tokens_per_step * (self.num_persons if self.vqvae.apart else 1)
+        if tokens.shape[-1] % step or tokens.shape[-1] == 0:
+            raise ValueError(f"a sentence of this tokenizer has a multiple of {step} tokens, got {tokens.shape[-1]}")
+        batch = tokens.reshape(-1, tokens.shape[-1])
+        joints, persons = self.vqvae.decode(batch, None if mask is None else mask.to(self.device).reshape(batch.shape))
+        joints = joints * persons[:, None, :, None, None]
+        return joints.reshape(*tokens.shape[:-1], *joints.shape[1:])
+
+    @torch.no_grad()
+    def sentences(
+        self,
+        joints: Float[Tensor, "B T M V 3"],
+        persons: Bool[Tensor, "B M"],
+        lengths: Int[Tensor, " B"] | None = None,
+    ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+        """Action sentences of preprocessed clips, and which of their tokens count."""
+        return self.vqvae.encode(joints, persons, lengths)
 
     @torch.no_grad()
     def embed(
-        self, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]
+        self,
+        joints: Float[Tensor, "B T M V 3"],
+        persons: Bool[Tensor, "B M"],
+        lengths: Int[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """The tokens' vectors (tangent space, norm about 1) and which of them count: what a language model reads."""
-        indices = self.encode(joints, persons)
-        return self.vqvae.quantizer.codebook()[indices], torch.ones_like(indices, dtype=torch.bool)
+        indices, mask = self.sentences(joints, persons, lengths)
+        return F.embedding(indices, self.vqvae.quantizer.codebook()), mask
 
     @torch.no_grad()
-    def latents(self, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]) -> Float[Tensor, "B L D"]:
-        """The normalised latents before they are quantised."""
-        return self.vqvae.quantizer.normalise(self.vqvae.latents(self.vqvae.features(joints, persons)))
+    def latents(
+        self,
+        joints: Float[Tensor, "B T M V 3"],
+        persons: Bool[Tensor, "B M"],
+        lengths: Int[Tensor, " B"] | None = None,
+    ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
+        """The normalised latents before they are quantised, and which of them count."""
+        return self.vqvae.normalised_latents(joints, persons, lengths)
 
-    def prepare(self, clip: Clip) -> tuple[Float[Tensor, "1 T M V 3"], Bool[Tensor, "1 M"]]:
-        """A raw clip as the network's input; persons beyond its channels are dropped, missing ones stay absent.
+    def batch(self, clips: Sequence[Clip]) -> Prepared:
+        """Raw clips as the network's input, on its device.
+
+        Persons beyond its channels are dropped, missing ones stay absent.
 
         Raises:
-            ValueError: the clip has another skeleton layout.
+            ValueError: a clip has another skeleton layout.
         """
-        if clip.layout != self.layout:
+        parts = []
+        for clip in clips:
+            if clip.layout != self.layout:
+                raise ValueError(
+                    f"{clip.source or 'clip'}: has the layout {clip.layout}, this tokenizer reads {self.layout};"
+                    " use a tokenizer trained on such skeletons"
+                )
+            joints, persons = self.preprocess.apply(clip)
+            missing = self.num_persons - joints.shape[2]
+            if missing > 0:
+                joints = F.pad(joints, (0, 0, 0, 0, 0, missing))
+                persons = F.pad(persons, (0, missing))
+            parts.append((joints[0, :, : self.num_persons], persons[0, : self.num_persons]))
+        lengths = None
+        if self.preprocess.length != "resize":
+            lengths = torch.tensor([len(joints) for joints, _ in parts], device=self.device)
+        padded = nn.utils.rnn.pad_sequence([joints for joints, _ in parts], batch_first=True)
+        return Prepared(padded.to(self.device), torch.stack([there for _, there in parts]).to(self.device), lengths)
+
+    def _clip(self, skeleton: Skeletons) -> Clip:
+        if isinstance(skeleton, Clip):
+            return skeleton
+        joints = torch.as_tensor(skeleton).detach().cpu().float().numpy()
+        joints = joints[:, None] if joints.ndim == 3 else joints
+        if joints.ndim != 4 or joints.shape[2:] != (self.vqvae.features.layout.num_joints, 3) or len(joints) == 0:
             raise ValueError(
-                f"{clip.source or 'clip'}: has the layout {clip.layout}, this tokenizer reads {self.layout};"
-                " use a tokenizer trained on such skeletons"
+                f"a clip must have joints [T, M, {self.vqvae.features.layout.num_joints}, 3] ({self.layout}),"
+                f" got {list(torch.as_tensor(skeleton).shape)}"
             )
-        joints, persons = self.preprocess.apply(clip)
-        missing = self.num_persons - joints.shape[2]
-        if missing > 0:
-            joints = torch.cat([joints, joints.new_zeros(*joints.shape[:2], missing, *joints.shape[3:])], dim=2)
-            persons = torch.cat([persons, persons.new_zeros(1, missing)], dim=1)
-        return joints[:, :, : self.num_persons], persons[:, : self.num_persons]
-
-    def encode_clip(self, clip: Clip) -> list[int]:
-        """The action sentence of one raw clip."""
-        return self.encode(*self.prepare(clip))[0].tolist()
-
-    @torch.no_grad()
-    def decode(self, indices: Int[Tensor, "B L"]) -> tuple[Float[Tensor, "B T M V 3"], Bool[Tensor, "B M"]]:
-        """Joints in metres in the body's frame, and who is there."""
-        return self.vqvae.decode(indices)
+        return Clip(joints, self.layout)
 
     def fingerprint(self) -> str:
         """SHA-256 of every weight, by name: two tokenizers with one fingerprint write the same sentences."""
@@ -149,8 +251,11 @@ class ActionTokenizer(nn.Module):
             info = json.loads((folder / "dataset.json").read_text())
             if "layout_definition" in info.get("dataset", {}):
                 register_layout(info["dataset"]["layout_definition"])
+            if config["format"] != _FORMAT:
+                raise KeyError(f"written in format {config['format']}, this version reads {_FORMAT}")
+            sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["network"].items()}
             vqvae = VQVAE(
-                VQVAEConfig(**{**config["network"], "token_norms": tuple(config["network"]["token_norms"])}),
+                VQVAEConfig(**sizes),
                 layout=config["layout"],
                 num_persons=config["num_persons"],
                 dim=config["dim"],

@@ -1,7 +1,7 @@
 """A plain temporal convolution as classifier: what skeletons, latents or sentences give without a language model."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from skeleton_llm.networks.temporal import Encoder
@@ -27,7 +27,12 @@ class TemporalClassifier(nn.Module):
         self.encoder = Encoder(in_channels, width, width=width, depth=depth, downsamples=downsamples)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, num_classes))
 
-    def forward(self, x: Float[Tensor, "B T F"]) -> Float[Tensor, "B C"]:
-        """Logits."""
-        steps = self.encoder(x).relu()
-        return self.head(torch.cat([steps.mean(1), steps.amax(1)], dim=-1))
+    def forward(self, x: Float[Tensor, "B T F"], mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B C"]:
+        """Logits; frames out of ``mask`` do not count."""
+        steps = self.encoder(x, mask).relu()  # 0 out of the mask, so the maximum needs none
+        kept = (
+            steps.shape[1]
+            if mask is None
+            else mask[:, :: x.shape[1] // steps.shape[1]].sum(1, keepdim=True).clamp_min(1)
+        )
+        return self.head(torch.cat([steps.sum(1) / kept, steps.amax(1)], dim=-1))

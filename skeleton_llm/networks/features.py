@@ -1,7 +1,9 @@
 """Joint positions as standardised network channels, and back.
 
-B clips, T frames, M persons, V joints, F channels.
+B clips, T frames, M persons, V joints, F channels, C channels of a person.
 """
+
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,65 +11,104 @@ from torch import Tensor, nn
 
 from skeleton_llm.skeletons import find_layout
 
+Stream = Literal["joint", "bone", "motion"]
+
 _FLOOR = 0.2
 _AXES = 3
 
 
 class SkeletonFeatures(nn.Module):
-    """A person's root track and pose about the root, apart, with their motion; standardised per channel.
+    """A person's root track and pose about the root, apart, with further streams; standardised per channel.
 
-    Per person the channels are: root [3], pose [(V - 1) * 3], and with ``motion`` their first differences in time. Each
-    person after the first adds one channel that says whether it is there; an absent person's channels are 0. Apart and
-    with motion the same autoencoder errs a third as much as on raw joints (measured).
+    Per person the channels are: root [3] and pose [(V - 1) * 3], which are always reconstructed; with ``bone`` the
+    bones' vectors; with ``motion`` the first differences in time of root and pose. ``forward`` gives them all,
+    ``seen`` those of ``streams``, which the encoder reads. Each person after the first adds one channel that says
+    whether it is there; an absent person's channels are 0. Apart and with motion the same autoencoder errs a third as
+    much as on raw joints (measured).
 
     Args:
         layout: skeleton layout.
         num_persons: M.
-        motion: add first differences.
+        streams: what the encoder sees.
         root_weight: weight of the root's channels after standardisation: 3 of some 60 channels carry the whole track.
     """
 
+    inputs: Tensor
+    bones: Tensor
     mean: Tensor
     std: Tensor
     fitted: Tensor
 
-    def __init__(self, layout: str, num_persons: int, *, motion: bool = True, root_weight: float = 1.0) -> None:
+    def __init__(
+        self,
+        layout: str,
+        num_persons: int,
+        *,
+        streams: tuple[Stream, ...] = ("joint", "motion"),
+        root_weight: float = 1.0,
+    ) -> None:
         """Build unfitted statistics (mean 0, deviation 1)."""
         super().__init__()
         self.layout = find_layout(layout)
-        self.num_persons, self.motion, self.root_weight = num_persons, motion, root_weight
+        self.num_persons, self.streams, self.root_weight = num_persons, streams, root_weight
         self.position_channels = self.layout.num_joints * _AXES
-        self.person_channels = self.position_channels * (2 if motion else 1)
+        sizes = {
+            "joint": self.position_channels,
+            "bone": len(self.layout.bones) * _AXES if "bone" in streams else 0,
+            "motion": self.position_channels if "motion" in streams else 0,
+        }
+        self.person_channels = sum(sizes.values())
         self.num_channels = num_persons * self.person_channels + num_persons - 1
+        person = torch.arange(self.person_channels)[0 if "joint" in streams else self.position_channels :]
+        of_all = [person + i * self.person_channels for i in range(num_persons)]
+        presence = torch.arange(num_persons * self.person_channels, self.num_channels)
+        self.sees_all = "joint" in streams
+        self.register_buffer("inputs", torch.cat([*of_all, presence]), persistent=False)
+        self.num_inputs = len(self.inputs)
+        self.register_buffer("bones", torch.tensor(self.layout.bones).view(-1, 2), persistent=False)
         self.register_buffer("mean", torch.zeros(self.person_channels))
         self.register_buffer("std", torch.ones(self.person_channels))
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
     def _raw(self, joints: Float[Tensor, "B T M V 3"]) -> Float[Tensor, "B T M C"]:
-        root = joints[:, :, :, self.layout.root : self.layout.root + 1]
-        keep = [joint for joint in range(self.layout.num_joints) if joint != self.layout.root]
-        position = torch.cat([root, joints[:, :, :, keep] - root], dim=3).flatten(3)
-        if not self.motion:
-            return position
-        return torch.cat([position, position.diff(dim=1, prepend=position[:, :1])], dim=-1)
+        at = self.layout.root
+        root = joints[:, :, :, at : at + 1]
+        position = torch.cat([root, joints[:, :, :, :at] - root, joints[:, :, :, at + 1 :] - root], dim=3).flatten(3)
+        parts = [position]
+        if "bone" in self.streams:
+            child, parent = self.bones.unbind(-1)
+            parts.append((joints[:, :, :, child] - joints[:, :, :, parent]).flatten(3))
+        if "motion" in self.streams:
+            parts.append(position.diff(dim=1, prepend=position[:, :1]))
+        return torch.cat(parts, dim=-1)
 
     @torch.no_grad()
-    def fit(self, joints: Float[Tensor, "B T M V 3"], persons: Bool[Tensor, "B M"]) -> None:
-        """Set the statistics from training clips, over present persons only.
+    def fit(
+        self,
+        joints: Float[Tensor, "B T M V 3"],
+        persons: Bool[Tensor, "B M"],
+        mask: Bool[Tensor, "B T"] | None = None,
+    ) -> None:
+        """Set the statistics from training clips, over present persons and the frames of ``mask`` (all) only.
 
         A channel that hardly moves keeps at least a fifth of its group's mean deviation, else its noise would explode.
         """
-        raw = self._raw(joints).transpose(1, 2)[persons].flatten(0, 1)  # [present persons * T, C]
-        std = raw.std(0)
-        groups = [slice(0, _AXES), slice(_AXES, self.position_channels)]
-        if self.motion:
-            shift = self.position_channels
-            groups += [slice(group.start + shift, group.stop + shift) for group in groups]
+        raw = self._raw(joints).transpose(1, 2)  # [B, M, T, C]
+        there = persons[:, :, None].expand(raw.shape[:3])
+        raw = raw[there if mask is None else there & mask[:, None]]
+        mean, std = raw.mean(0), raw.std(0)
+        first, starts = self.position_channels, [0]
+        groups = [slice(0, _AXES), slice(_AXES, first)]
+        if "bone" in self.streams:
+            groups.append(slice(first, first + len(self.layout.bones) * _AXES))
+        if "motion" in self.streams:
+            starts.append(self.person_channels - first)
+            groups += [slice(starts[1], starts[1] + _AXES), slice(starts[1] + _AXES, self.person_channels)]
         for group in groups:
             std[group] = std[group].clamp_min((_FLOOR * std[group].mean()).clamp_min(1e-6))
-        for start in range(0, self.person_channels, self.position_channels):
+        for start in starts:
             std[start : start + _AXES] /= self.root_weight
-        self.mean.copy_(raw.mean(0))
+        self.mean.copy_(mean)
         self.std.copy_(std)
         self.fitted.fill_(True)
 
@@ -80,8 +121,12 @@ class SkeletonFeatures(nn.Module):
         presence = (2.0 * persons[:, None, 1:] - 1).expand(-1, joints.shape[1], -1)
         return torch.cat([channels, presence.to(channels.dtype)], dim=-1)
 
+    def seen(self, channels: Float[Tensor, "B T F"]) -> Float[Tensor, "B T S"]:
+        """The channels of ``streams``."""
+        return channels if self.sees_all else channels[..., self.inputs]
+
     def joints(self, x: Float[Tensor, "B T F"]) -> tuple[Float[Tensor, "B T M V 3"], Bool[Tensor, "B M"]]:
-        """The inverse: positions in metres and who is there; motion channels are ignored."""
+        """The inverse: positions in metres and who is there; bones and motion are ignored."""
         split = self.num_persons * self.person_channels
         raw = x[..., :split].unflatten(-1, (self.num_persons, -1)) * self.std + self.mean
         position = raw[..., : self.position_channels].unflatten(-1, (-1, _AXES))

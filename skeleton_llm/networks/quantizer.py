@@ -4,34 +4,39 @@ Latents and tokens are tangent vectors at 0 with norms about 1. The codebook's n
 many dimensions directions differ so little that with free norms the shortest token wins every search (measured: a
 spread of 1 % takes the perplexity from 479 to 16 of 512).
 
-B clips, L latents a clip, N codes, D width.
+B sentences, L tokens a sentence, M = B L latents, N codes, D width.
 """
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skeleton_llm.geometry import nearest, pairwise_dist
+from skeleton_llm.networks.usage import token_counts
 
 Geometry = Literal["hyperbolic", "euclidean"]
+Latents = Literal["layer_norm", "unit", "clip"]
+Learning = Literal["gradient", "ema"]
+Start = Literal["kmeans", "sample", "random"]
 
 
 class Quantized(NamedTuple):
     """``latents`` and ``tokens`` are tangent vectors; ``counts`` carry a straight-through gradient.
 
-    ``gap`` is the mean difference between the distances to the nearest and to the second token.
+    ``agreement`` tells where the usage that was drawn is the nearest token; ``gap`` is the difference between the
+    distances to the nearest and to the second token.
     """
 
     latents: Float[Tensor, "B L D"]
     tokens: Float[Tensor, "B L D"]
     indices: Int[Tensor, "B L"]
     counts: Float[Tensor, "B N"]
-    agreement: Float[Tensor, ""]
-    gap: Float[Tensor, ""]
+    agreement: Bool[Tensor, "B L"]
+    gap: Float[Tensor, "B L"]
 
 
 def straight_through(latents: Tensor, tokens: Tensor) -> Tensor:
@@ -40,22 +45,31 @@ def straight_through(latents: Tensor, tokens: Tensor) -> Tensor:
 
 
 class Quantizer(nn.Module):
-    """N tokens of width D.
+    """N tokens of width D, and the random pairing of tokens that the context loss looks at (``pairs`` [N / 2, 2]).
 
     Args:
-        num_codes: N.
+        num_codes: N, even.
         dim: D, the language model's embedding width.
         geometry: ``hyperbolic`` (the paper) or ``euclidean``.
         curvature: c of the ball, of curvature -c.
         token_norms: bounds of the learned token norms.
+        latents: ``layer_norm`` without gain, ``unit`` length, or ``clip``: as they are, up to ``latent_norm``. The
+            paper's own form, whose features reach the ball's boundary, is ``clip`` with 3.8 = artanh(1 - 0.001).
+        latent_norm: the latents' norm, or its bound.
         sharpness: usage counts are drawn from softmax(-s d), s = sharpness / (running mean gap between the nearest and
             the second token), so that the draw agrees with the nearest token whatever the scale of the distances.
+        scale: s itself, fixed, in the place of ``sharpness``.
         temperature: of the softmax whose gradient the counts carry.
         noise: draw counts with Gumbel noise (the paper); without it they are those of the nearest tokens.
+        codebook: tokens learn by ``gradient`` (the paper's embedding loss), or are the exponential moving average
+            (``ema``) of their latents, as in T2M-GPT; then no other loss moves them.
+        ema_decay: of that average.
     """
 
     gap: Tensor
     initialised: Tensor
+    pairs: Tensor
+    recent: Tensor
 
     def __init__(
         self,
@@ -65,35 +79,58 @@ class Quantizer(nn.Module):
         geometry: Geometry = "hyperbolic",
         curvature: float = 1.0,
         token_norms: tuple[float, float] = (0.97, 1.03),
+        latents: Latents = "layer_norm",
+        latent_norm: float = 1.0,
         sharpness: float = 20.0,
+        scale: float | None = None,
         temperature: float = 0.5,
         noise: bool = True,
+        codebook: Learning = "gradient",
+        ema_decay: float = 0.99,
     ) -> None:
-        """Draw random directions; ``initialise`` replaces them by cluster centres of latents."""
+        """Draw random directions; ``initialise`` puts the tokens among latents."""
         super().__init__()
         if not 0 < token_norms[0] < token_norms[1] < 20:
             raise ValueError(f"token_norms must be two rising bounds between 0 and 20, got {token_norms}")
-        if temperature <= 0 or sharpness <= 0:
-            raise ValueError(f"temperature and sharpness must be positive, got {temperature} and {sharpness}")
+        for name, value in (("temperature", temperature), ("sharpness", sharpness), ("latent_norm", latent_norm)):
+            if value <= 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        if scale is not None and scale <= 0:
+            raise ValueError(f"scale must be positive (null takes it from sharpness), got {scale}")
         if curvature <= 0:
             raise ValueError(f"curvature must be positive (geometry: euclidean is the flat case), got {curvature}")
+        if not 0 < ema_decay < 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1, got {ema_decay}")
         self.num_codes, self.dim, self.geometry, self.curvature = num_codes, dim, geometry, curvature
-        self.token_norms, self.sharpness, self.temperature, self.noise = token_norms, sharpness, temperature, noise
-        self.direction = nn.Parameter(F.normalize(torch.randn(num_codes, dim), dim=-1))
-        self.norm_logit = nn.Parameter(torch.zeros(num_codes))
+        self.token_norms, self.latents, self.latent_norm = token_norms, latents, latent_norm
+        self.sharpness, self.scale, self.temperature, self.noise = sharpness, scale, temperature, noise
+        self.learning, self.ema_decay = codebook, ema_decay
+        by_gradient = codebook == "gradient"
+        self.direction = nn.Parameter(F.normalize(torch.randn(num_codes, dim), dim=-1), requires_grad=by_gradient)
+        self.norm_logit = nn.Parameter(torch.zeros(num_codes), requires_grad=by_gradient)
         self.register_buffer("gap", torch.tensor(0.1))
         self.register_buffer("initialised", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("pairs", torch.randperm(num_codes)[: num_codes // 2 * 2].view(-1, 2))
+        self.register_buffer("recent", torch.zeros(num_codes))
+        self.ema_size = None if by_gradient else nn.Buffer(torch.ones(num_codes))
+        self.ready = False  # ``initialised`` as Python knows it: asking the tensor would wait for the device
+        self.register_load_state_dict_post_hook(_know_whether_ready)
 
     def codebook(self) -> Float[Tensor, "N D"]:
-        """All tokens as tangent vectors, float32."""
+        """All tokens as tangent vectors, float32 (float64 in a float64 network)."""
         low, high = self.token_norms
-        norm = low + (high - low) * self.norm_logit.float().sigmoid()
-        return F.normalize(self.direction.float(), dim=-1) * norm[:, None]
+        norm = low + (high - low) * _at_least_float32(self.norm_logit).sigmoid()
+        return F.normalize(_at_least_float32(self.direction), dim=-1) * norm[:, None]
 
-    @staticmethod
-    def normalise(latents: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        """Layer norm without gain, divided by sqrt(D): float32 vectors of norm 1, far from the ball's boundary."""
-        return F.layer_norm(latents.float(), latents.shape[-1:]) / math.sqrt(latents.shape[-1])
+    def normalise(self, features: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """The encoder's output as float32 tangent vectors far from the ball's boundary, by the ``latents`` key."""
+        features = _at_least_float32(features)
+        if self.latents == "layer_norm":
+            return F.layer_norm(features, features.shape[-1:]) * (self.latent_norm / math.sqrt(features.shape[-1]))
+        if self.latents == "unit":
+            return F.normalize(features, dim=-1) * self.latent_norm
+        norm = (features.square().sum(-1, keepdim=True) + 1e-12).sqrt()
+        return features * (self.latent_norm / norm).clamp_max(1)
 
     def distances(self, latents: Float[Tensor, "M D"], codebook: Float[Tensor, "N D"]) -> Float[Tensor, "M N"]:
         """Distance of every latent to every token in the chosen geometry."""
@@ -110,23 +147,31 @@ class Quantizer(nn.Module):
         score = latents.flatten(0, -2) @ codebook.mT - codebook.square().sum(-1) / 2
         return score.argmax(-1).view(latents.shape[:-1])
 
-    def forward(self, features: Float[Tensor, "B L D"]) -> Quantized:
-        """Quantise the encoder's output, in float32 whatever the autocast."""
+    def forward(self, features: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"] | None = None) -> Quantized:
+        """Quantise the encoder's output, in float32 whatever the autocast; masked latents do not count."""
         with torch.autocast(features.device.type, enabled=False):
             latents = self.normalise(features)
             codebook = self.codebook()
-            flat = latents.flatten(0, 1)
-            distances = self.distances(flat, codebook)
-            indices = distances.detach().argmin(-1)
-            two = distances.detach().topk(2, dim=-1, largest=False).values
-            chosen, counts = self._usage(distances, indices, len(latents))
+            distances = self.distances(latents.flatten(0, 1), codebook)
+            found = distances.detach().topk(2, dim=-1, largest=False)
+            indices = found.indices[:, 0]
+            scale = self.sharpness / self.gap if self.scale is None else torch.full_like(self.gap, self.scale)
+            noise = _gumbel(distances) if self.noise else None
+            counts, chosen = token_counts(
+                distances.view(*latents.shape[:2], self.num_codes),
+                indices.view(latents.shape[:2]),
+                scale,
+                self.temperature,
+                noise,
+                mask,
+            )
             return Quantized(
                 latents=latents,
-                tokens=codebook[indices].view_as(latents),
+                tokens=F.embedding(indices, codebook).view_as(latents),
                 indices=indices.view(latents.shape[:2]),
                 counts=counts,
-                agreement=(chosen == indices).float().mean(),
-                gap=(two[:, 1] - two[:, 0]).mean(),
+                agreement=chosen == indices.view(latents.shape[:2]),
+                gap=(found.values[:, 1] - found.values[:, 0]).view(latents.shape[:2]),
             )
 
     @torch.no_grad()
@@ -134,38 +179,62 @@ class Quantizer(nn.Module):
         """Move the running gap towards a step's ``gap`` (its mean over all ranks)."""
         self.gap.lerp_(gap.clamp_min(1e-6), 0.01)
 
-    def _usage(self, distances: Tensor, indices: Tensor, clips: int) -> tuple[Tensor, Tensor]:
-        """The token that each latent's draw picked [M] and how often each clip used each token [B, N]."""
-        logits = -distances * (self.sharpness / self.gap)
-        chosen = indices
-        if self.noise:
-            uniform = torch.rand_like(logits).clamp(1e-20, 1 - 1e-7)
-            logits = logits - (-uniform.log()).log()
-            chosen = logits.detach().argmax(-1)
-        soft = (logits / self.temperature).softmax(-1)
-        hard = F.one_hot(chosen, self.num_codes).to(soft.dtype)
-        sampled = hard + (soft - soft.detach())  # whole numbers to the last bit, so that tied counts are ties
-        return chosen, sampled.view(clips, -1, self.num_codes).sum(1)
+    @torch.no_grad()
+    def average(self, sums: Float[Tensor, "N D"], sizes: Float[Tensor, " N"]) -> None:
+        """Move each token towards the mean of the latents it stood for; both arguments are sums over all ranks."""
+        assert self.ema_size is not None, "only with codebook: ema"
+        total = self.direction * self.ema_size[:, None]
+        total.lerp_(sums, 1 - self.ema_decay)
+        self.ema_size.lerp_(sizes, 1 - self.ema_decay)
+        self.direction.copy_(
+            torch.where((self.ema_size > 1e-5)[:, None], total / self.ema_size[:, None], self.direction)
+        )
 
     @torch.no_grad()
-    def initialise(self, latents: Float[Tensor, "M D"], *, rounds: int = 20, seed: int = 0) -> None:
-        """Place the tokens at the centres of spherical k-means over normalised ``latents``, in random order.
+    def revive(self, latents: Float[Tensor, "K D"], least: float) -> None:
+        """Put tokens used less than ``least`` times since the last call onto ``latents`` (the same on all ranks)."""
+        onto = latents[torch.arange(self.num_codes, device=latents.device) % len(latents)]
+        dead = (self.recent < least)[:, None]
+        self.direction.copy_(torch.where(dead, onto, self.direction))
+        self.norm_logit.copy_(torch.where(dead[:, 0], 0, self.norm_logit))
+        self.recent.zero_()
 
-        The order is random because the context loss pairs token n with n + N/2. The same latents and seed give the
-        same tokens, so every rank computes them for itself.
+    @torch.no_grad()
+    def initialise(
+        self, latents: Float[Tensor, "M D"], how: Start = "kmeans", *, rounds: int = 20, seed: int = 0
+    ) -> None:
+        """Put the tokens among normalised ``latents``, and the running gap at its value there.
+
+        ``kmeans`` takes the centres of spherical k-means, ``sample`` some of the latents, ``random`` leaves the tokens
+        where they are. The same latents and seed give the same tokens, so every rank computes them for itself.
         """
         generator = torch.Generator().manual_seed(seed)
-        pick = torch.randperm(len(latents), generator=generator).to(latents.device)
-        centres = latents[pick[torch.arange(self.num_codes) % len(latents)]].float()
-        for _ in range(rounds):
-            index = (latents @ centres.mT).argmax(-1)
-            sums = torch.zeros_like(centres).index_add_(0, index, latents)
-            size = torch.bincount(index, minlength=self.num_codes)
-            spare = torch.randint(len(latents), (self.num_codes,), generator=generator).to(latents.device)
-            centres = F.normalize(torch.where((size > 0)[:, None], sums, latents[spare]), dim=-1)
-        order = torch.randperm(self.num_codes, generator=generator).to(latents.device)
-        self.direction.copy_(centres[order])
-        self.norm_logit.zero_()
+        if how != "random":
+            pick = torch.randperm(len(latents), generator=generator).to(latents.device)
+            centres = F.normalize(latents[pick[torch.arange(self.num_codes) % len(latents)]], dim=-1)
+            for _ in range(rounds if how == "kmeans" else 0):
+                index = (latents @ centres.mT).argmax(-1)
+                sums = torch.zeros_like(centres).index_add_(0, index, latents)
+                size = torch.bincount(index, minlength=self.num_codes)
+                spare = torch.randint(len(latents), (self.num_codes,), generator=generator).to(latents.device)
+                centres = F.normalize(torch.where((size > 0)[:, None], sums, latents[spare]), dim=-1)
+            self.direction.copy_(centres)
+            self.norm_logit.zero_()
         two = self.distances(latents[:4096], self.codebook()).topk(2, dim=-1, largest=False).values
         self.gap.copy_((two[:, 1] - two[:, 0]).mean().clamp_min(1e-6))
         self.initialised.fill_(True)
+        self.ready = True
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _gumbel(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of this shape."""
+    uniform = torch.rand_like(like, requires_grad=False).clamp_(1e-20, 1 - 1e-7)
+    return uniform.log_().neg_().log_().neg_()
+
+
+def _know_whether_ready(module: Any, _: Any) -> None:
+    module.ready = bool(module.initialised)

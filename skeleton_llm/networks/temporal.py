@@ -1,9 +1,13 @@
 """Encoder and decoder over time, the T2M-GPT type that LLM-AR's numbers point to (docs/llm_ar.md).
 
-B clips, T frames, F channels, L = T / 2^downsamples steps, D width of the output.
+Both take a mask [B, T] for clips of several lengths in one batch: what lies behind a clip's end is set to 0 after every
+layer, as if it were a clip's own zero padding, so that a clip's output does not depend on its neighbours. A clip's
+length must be a multiple of 2^downsamples.
+
+B clips, T frames, F channels, L = T / 2^downsamples steps, D width of the output, W width of the layers.
 """
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -38,9 +42,17 @@ class Encoder(nn.Module):
             layers += [nn.Conv1d(width, width, 4, stride=2, padding=1), *_residuals(width, depth)]
         self.layers = nn.Sequential(*layers, nn.Conv1d(width, out_dim, 3, padding=1))
 
-    def forward(self, x: Float[Tensor, "B T F"]) -> Float[Tensor, "B L D"]:
-        """Latents, one a step."""
-        return self.layers(x.mT).mT
+    def forward(self, x: Float[Tensor, "B T F"], mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B L D"]:
+        """Latents, one a step; the mask of a step is that of its first frame."""
+        if mask is None:
+            return self.layers(x.mT).mT
+        x, there = (x * mask[..., None]).mT, mask[:, None]
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.Conv1d) and layer.stride[0] == 2:
+                there = there[..., ::2]
+            x = x * there
+        return x.mT
 
 
 class Decoder(nn.Module):
@@ -54,6 +66,14 @@ class Decoder(nn.Module):
         layers += [nn.Conv1d(width, width, 3, padding=1), nn.ReLU(), nn.Conv1d(width, out_channels, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
-    def forward(self, z: Float[Tensor, "B L D"]) -> Float[Tensor, "B T F"]:
+    def forward(self, z: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"] | None = None) -> Float[Tensor, "B T F"]:
         """Channels, one set a frame."""
-        return self.layers(z.mT).mT
+        if mask is None:
+            return self.layers(z.mT).mT
+        x, there = (z * mask[..., None]).mT, mask[:, None]
+        for layer in self.layers:
+            x = layer(x)
+            if isinstance(layer, nn.Upsample):
+                there = there.repeat_interleave(2, dim=-1)
+            x = x * there
+        return x.mT

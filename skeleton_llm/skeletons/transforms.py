@@ -21,10 +21,11 @@ _EPSILON = 1e-6
 
 
 class Draws(NamedTuple):
-    """What an augmentation drew for each clip of a batch; angles in radians."""
+    """What an augmentation drew for each clip of a batch; angles in radians, ``window`` a place in [0, 1)."""
 
     start: Float[Tensor, " B"]
     share: Float[Tensor, " B"]
+    window: Float[Tensor, " B"]
     rotation: Float[Tensor, "B 3 3"]
     mirrored: Bool[Tensor, " B"]
     noise_keys: list[tuple[int, int]]
@@ -35,7 +36,10 @@ class Preprocess:
     """The deterministic part, stored with the tokenizer so that a raw file meets what training met.
 
     Args:
-        frames: T, the length that the valid part of a clip is resized to (linear interpolation).
+        frames: T, the length that a clip is resized to (linear interpolation), or of a window.
+        length: ``resize`` gives every clip ``frames`` frames; ``whole`` leaves each its own length; ``window`` trains
+            on random windows of ``frames`` consecutive frames and reads whole clips elsewhere, as T2M-GPT does.
+        longest: whole clips longer than this are thinned to it.
         align: ``yaw`` turns the body about the vertical so that its mean left-right axis lies along x; ``full`` also
             sets its spine upright; ``none`` keeps the camera's view.
         mirrored: answers are the mean over the clip and its mirror image; only where no class depends on the side.
@@ -44,11 +48,36 @@ class Preprocess:
     frames: int = 64
     align: Literal["none", "yaw", "full"] = "yaw"
     mirrored: bool = False
+    length: Literal["resize", "whole", "window"] = "resize"
+    longest: int = 512
 
     def __post_init__(self) -> None:
         """Refuse an empty clip."""
-        if self.frames < 1:
-            raise ValueError(f"preprocess.frames must be at least 1, got {self.frames}")
+        for name in ("frames", "longest"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"preprocess.{name} must be at least 1, got {getattr(self, name)}")
+
+    def positions(
+        self, length: Int[Tensor, " B"], draws: Draws | None = None, *, training: bool = False
+    ) -> tuple[Float[Tensor, "B T"], Int[Tensor, " B"] | None]:
+        """Fractional frame numbers to read of clips of ``length`` frames, and how many of them count; None for all."""
+        start = torch.zeros(len(length)) if draws is None else draws.start
+        share = torch.ones(len(length)) if draws is None else draws.share
+        if self.length == "resize":
+            return valid_positions(start, share, length, self.frames), None
+        if self.length == "window" and training:
+            taken = length.clamp_max(self.frames)
+            room = (length - taken + 1).float()
+            place = torch.zeros(len(length)) if draws is None else draws.window
+            first, step = (place * room).floor().minimum(room - 1), torch.ones(len(length))
+        else:
+            kept = (share * length).round().long().clamp_min(1)
+            taken = kept.clamp_max(self.longest)
+            first = start * (length - 1)
+            step = (kept - 1) / (taken - 1).clamp_min(1)
+        time = torch.arange(int(taken.max()) if len(taken) else 1)
+        position = first[:, None] + step[:, None] * torch.minimum(time, taken[:, None] - 1)
+        return position.minimum(length[:, None] - 1.0), taken
 
     def canonical(self, joints: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
         """Shift [3] and rotation [3, 3] that bring a raw clip [T, M, V, 3] to (joints + shift) @ rotation.
@@ -79,11 +108,14 @@ class Preprocess:
         return [joints, mirror(joints, layout)] if self.mirrored else [joints]
 
     def apply(self, clip: Clip) -> tuple[Tensor, Tensor]:
-        """One clip as a batch of one: joints [1, T, M, V, 3] float32 and persons [1, M] bool (who is there at all)."""
+        """One clip as a batch of one: joints [1, T, M, V, 3] float32 and persons [1, M] bool (who is there at all).
+
+        T is ``frames``, or the clip's own length.
+        """
         shift, rotation = self.canonical(clip.joints, find_layout(clip.layout))
         frames = torch.from_numpy(np.ascontiguousarray(clip.joints, dtype=np.float32))
         length = torch.tensor([len(frames)])
-        position = valid_positions(torch.zeros(1), torch.ones(1), length, self.frames)
+        position, _ = self.positions(length)
         seen = frames.flatten(2).ne(0).any(-1)
         joints, present = interpolate(frames, seen, torch.zeros(1, dtype=torch.long), length, position)
         joints = place(joints, present, torch.from_numpy(shift)[None], torch.from_numpy(rotation)[None])
@@ -131,6 +163,7 @@ class Augmentation:
         return Draws(
             start=uniform[:, 1] * (1 - share),
             share=share,
+            window=uniform[:, 7],
             rotation=_rotations(angles) * size[:, None, None],
             mirrored=uniform[:, 6] < self.mirror,
             noise_keys=[(seed + 2**63, (turn << 32) | index) for turn, index in keys],
@@ -193,11 +226,11 @@ def place(
     rotation: Float[Tensor, "B 3 3"],
 ) -> Float[Tensor, "B T M V 3"]:
     """(joints + shift) @ rotation for each clip; absent persons stay zero."""
-    points = joints[0].numel() // 3
+    points = joints.shape[1:-1].numel()
     group = next(size for size in (4, 2, 1) if points % size == 0)  # points a row: wider products are faster
     wide = torch.kron(torch.eye(group, device=joints.device, dtype=rotation.dtype), rotation)
     bias = (shift[:, None] @ rotation).repeat(1, 1, group)
-    moved = torch.baddbmm(bias, joints.reshape(len(joints), -1, 3 * group), wide).view(joints.shape)
+    moved = torch.baddbmm(bias, joints.reshape(len(joints), points // group, 3 * group), wide).view(joints.shape)
     return moved.mul_(present[..., None, None])
 
 

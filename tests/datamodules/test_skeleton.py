@@ -63,7 +63,7 @@ def test_evaluation_takes_every_clip_once_over_all_ranks():
     seen = [index for rank in range(3) for batch in Shard(10, 4, rank=rank, world=3) for _, index in batch]
     assert sorted(seen) == list(range(10))
     assert [len(Shard(10, 4, rank=rank, world=3)) for rank in range(3)] == [1, 1, 1]
-    assert list(Shard(1, 4, rank=1, world=2)) == []
+    assert list(Shard(1, 4, rank=1, world=2)) == [[]]  # without a batch it would never reach the metrics
 
 
 def test_evaluation_is_not_augmented(small_data):
@@ -222,3 +222,53 @@ def test_the_batched_feeder_stays_on_the_device_of_its_tensors():
     turned = place(joints, present, torch.zeros(2, 3, device=device), torch.zeros(2, 3, 3, device=device))
     assert turned.shape == (2, 16, 2, 25, 3)
     assert turned.device.type == "meta"
+
+
+@pytest.mark.parametrize("length", ["whole", "window"])
+def test_clips_keep_their_own_length_and_windows_are_consecutive_frames(small_data, length):
+    data = SkeletonDataModule(
+        str(small_data), "synthetic_xsub", preprocess=Preprocess(frames=24, align="none", length=length)
+    )
+    clips = data.batches("train")
+    lengths = data.data.table["length"][clips.rows[:6]]
+    whole = clips.__getitems__([(-1, i) for i in range(6)])
+    assert whole["lengths"].tolist() == lengths.tolist()
+    for row, count in enumerate(lengths):
+        first = data.data.table["offset"][clips.rows[row]]
+        raw = torch.from_numpy(np.array(data.data.frames[first : first + count]))
+        expected = (raw - raw[0, 0, find_layout("ntu25").root]) * whole["persons"][row][:, None, None]
+        torch.testing.assert_close(whole["joints"][row, :count], expected, rtol=1e-4, atol=1e-5)
+    training = [clips.__getitems__([(turn, i) for i in range(6)]) for turn in range(8)]
+    if length == "whole":
+        assert all(batch["lengths"].equal(whole["lengths"]) for batch in training)
+        return
+    starts = set()
+    for batch in training:
+        assert batch["lengths"].tolist() == [min(24, count) for count in lengths]
+        for row, count in enumerate(batch["lengths"].tolist()):
+            apart = (whole["joints"][row].unfold(0, count, 1).movedim(-1, 1) - batch["joints"][row, :count]).abs()
+            best = apart.flatten(1).amax(1)  # the window is some stretch of the whole clip, frame for frame
+            assert best.min() < 1e-4
+            starts.add((row, int(best.argmin())))
+    assert len(starts) > 20
+
+
+def test_an_item_is_the_same_in_a_batch_of_longer_clips(small_data):
+    data = module(small_data, preprocess=Preprocess(length="whole"))
+    clips = data.batches("train", Augmentation(noise=0.02, crop=0.7))
+    together = clips.__getitems__([(3, i) for i in range(8)])
+    for row in range(8):
+        alone = clips.__getitems__([(3, row)])
+        count = int(alone["lengths"][0])
+        assert together["lengths"][row] == count
+        assert count <= data.data.table["length"][clips.rows[row]]
+        torch.testing.assert_close(together["joints"][row, :count], alone["joints"][0, :count])
+
+
+def test_long_clips_are_thinned_to_the_longest_and_an_empty_batch_has_every_key(small_data):
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=Preprocess(length="whole", longest=20))
+    batch = data.batches("val").__getitems__([(-1, 0), (-1, 1)])
+    assert batch["lengths"].tolist() == [20, 20]
+    none = data.batches("val").__getitems__([])
+    assert none.keys() == batch.keys()
+    assert none["joints"].shape[0] == 0

@@ -5,41 +5,128 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from datamodules import SkeletonDataModule
 from lightning_modules import LitVQVAE
 from skeleton_llm import ActionTokenizer
 from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
+from skeleton_llm.networks import VQVAEConfig
+from skeleton_llm.skeletons import Preprocess
 from small_runs import stage1_arguments
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_two_ranks_give_the_weights_and_metrics_of_one_with_the_doubled_batch(small_data, tmp_path):
-    found = {}
-    for ranks in (1, 2):
-        out = tmp_path / f"{ranks}.pt"
-        script = [sys.executable, str(ROOT / "tests/references/two_ranks.py"), str(small_data), str(out), str(ranks)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stderr[-2000:]
-        found[ranks] = torch.load(out, weights_only=True)
-    for name, tensor in found[1]["weights"].items():
-        torch.testing.assert_close(
-            found[2]["weights"][name], tensor, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
-        )
-    one, two = (json.loads(found[ranks]["metrics"]) for ranks in (1, 2))
-    assert one.keys() == two.keys()
-    for name, value in one.items():
+def ranks_ended(data: Path, out: Path, ranks: int, case: str) -> dict:
+    script = [sys.executable, str(ROOT / "tests/references/two_ranks.py"), str(data), str(out), str(ranks), case]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("case", ["plain", "running", "ragged"])
+def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled_batch(small_data, tmp_path, case):
+    one, two = (ranks_ended(small_data, tmp_path / f"{ranks}.pt", ranks, case) for ranks in (1, 2))
+    assert two["loss"].item() == pytest.approx(one["loss"].item(), rel=1e-5)
+    assert one["gradients"].keys() == two["gradients"].keys()
+    for name, gradient in one["gradients"].items():
+        assert (two["gradients"][name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-8, name
+    assert two["codebooks"][0].equal(two["codebooks"][1])
+    left, right = (json.loads(found["metrics"]) for found in (one, two))
+    assert left.keys() == right.keys()
+    for name, value in left.items():
         if name in ("val/tokens_used", "val/dead_tokens"):  # a latent between two tokens may fall either way
-            assert abs(two[name] - value) <= 2
+            assert abs(right[name] - value) <= 2
         else:
             counted = name in ("val/perplexity", "val/js_to_zipf", "val/zipf", "val/loss")
-            assert two[name] == pytest.approx(value, rel=0.02 if counted else 1e-3, abs=1e-3), name
+            assert right[name] == pytest.approx(value, rel=0.02 if counted else 1e-3, abs=1e-3), name
+
+
+@pytest.mark.parametrize("case", ["fifty", "fifty_ema"])
+def test_codebooks_of_two_ranks_are_the_same_after_50_steps(small_data, tmp_path, case):
+    codebooks = ranks_ended(small_data, tmp_path / "two.pt", 2, case)["codebooks"]
+    assert codebooks[0].equal(codebooks[1])
+    assert codebooks.isfinite().all()
+
+
+class Syncs(TorchDispatchMode):
+    """Names every operation that would make the host wait for a device: values read, sizes that depend on values."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero", "bincount")
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        index = args[1] if name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple) else ()
+        if name.startswith(self.WAITING) or any(t is not None and t.dtype == torch.bool for t in index):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("length", ["resize", "whole"])
+@pytest.mark.parametrize("codebook", ["gradient", "ema"])
+def test_the_training_step_never_waits_for_the_device(small_data, length, codebook, monkeypatch):
+    torch.manual_seed(0)
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=Preprocess(length=length), batch_size=4)
+    network = VQVAEConfig(width=16, depth=1, num_codes=32, codebook=codebook)
+    module = LitVQVAE("ntu25", 2, network=network, mmd_rows=64, revive_every=1, zipf_momentum=0.5)
+    module.vqvae.quantizer.initialise(torch.randn(64, module.vqvae.dim))
+    module.trainer = SimpleNamespace(world_size=1, global_step=0)
+    monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+    batch = data.batches("train").__getitems__([(0, i) for i in range(4)])
+    module.training_step(batch, 0)["loss"].backward()  # once, for what is computed once
+    with Syncs() as syncs:
+        module.training_step(batch, 1)["loss"].backward()
+        module.on_after_backward()
+    assert syncs.found == []
+    with Syncs() as syncs:  # the test can fail
+        (torch.ones(3).sum().item(), torch.ones(3)[torch.ones(3) > 0])
+    assert syncs.found[0] == "_local_scalar_dense"
+    assert len(syncs.found) == 2
+
+
+def test_the_step_compiles_as_one_graph_and_gives_the_same(small_data):
+    script = f"""
+import torch
+from types import SimpleNamespace
+from datamodules import SkeletonDataModule
+from datamodules import SkeletonDataModule
+from lightning_modules import LitVQVAE
+from skeleton_llm.networks import VQVAEConfig
+data = SkeletonDataModule({str(small_data)!r}, "synthetic_xsub", batch_size=4)
+batch = data.batches("train").__getitems__([(0, i) for i in range(4)])
+real = torch.compile
+torch.compile = lambda f, **options: real(f, backend="aot_eager", **options)
+found = []
+for compiled in (False, True):
+    torch.manual_seed(0)
+    module = LitVQVAE("ntu25", 2, network=VQVAEConfig(width=16, depth=1, num_codes=32, noise=False), compile=compiled)
+    module.vqvae.quantizer.initialise(torch.randn(64, module.vqvae.dim))
+    module.trainer = SimpleNamespace(world_size=1, global_step=0)
+    module.log = lambda *args, **kwargs: None
+    loss = module.training_step(batch, 0)["loss"]
+    loss.backward()
+    found.append((loss.detach(), {{n: p.grad for n, p in module.vqvae.named_parameters()}}))
+torch.testing.assert_close(found[0][0], found[1][0])
+for name, gradient in found[0][1].items():
+    torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-6)
+from torch._dynamo.utils import counters
+assert not counters["graph_break"], counters["graph_break"]
+assert counters["stats"]["unique_graphs"] == 1, counters["stats"]
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_a_run_logs_every_measure_and_exports_a_tokenizer(small_data, tmp_path):

@@ -1,6 +1,7 @@
 import torch
 
 from skeleton_llm.networks import SkeletonFeatures
+from skeleton_llm.skeletons import find_layout
 
 
 def clips():
@@ -29,3 +30,37 @@ def test_channels_of_present_persons_are_standardised_and_of_absent_ones_zero():
     torch.testing.assert_close(x[persons[:, 1]][..., 300], torch.ones(3, 8))
     assert (x[~persons[:, 1]][..., 150:300] == 0).all()
     assert abs(first[:, :75].std(0).mean() - 1) < 0.2
+
+
+def test_streams_choose_what_the_encoder_sees_while_joints_are_always_given_back():
+    joints, persons = clips()
+    sizes = {"joint": 75, "bone": 72, "motion": 75}
+    assert len(find_layout("ntu25").bones) == 24
+    for streams in (("joint",), ("bone",), ("motion",), ("bone", "motion"), ("joint", "bone", "motion")):
+        features = SkeletonFeatures("ntu25", 2, streams=streams)
+        features.fit(joints, persons)
+        x = features(joints, persons)
+        assert features.num_inputs == features.seen(x).shape[-1] == 2 * sum(sizes[name] for name in streams) + 1
+        torch.testing.assert_close(features.joints(x)[0], joints, rtol=1e-4, atol=1e-4)
+        changed = x.clone()
+        changed[..., :75] += 1
+        assert features.seen(changed).equal(features.seen(x)) == ("joint" not in streams)
+
+
+def test_bones_are_vectors_from_parent_to_child():
+    joints, persons = clips()
+    features = SkeletonFeatures("ntu25", 2, streams=("bone",))
+    x = features(joints, persons)  # not fitted: in metres
+    child, parent = find_layout("ntu25").bones[5]
+    torch.testing.assert_close(x[..., 75 + 15 : 75 + 18], joints[:, :, 0, child] - joints[:, :, 0, parent])
+
+
+def test_statistics_leave_out_what_the_mask_leaves_out():
+    joints, persons = clips()
+    mask = torch.arange(8) < torch.tensor([[8], [3], [5], [8], [1], [2]])
+    one, two = SkeletonFeatures("ntu25", 2), SkeletonFeatures("ntu25", 2)
+    one.fit(joints, persons, mask)
+    two.fit(joints + 50.0 * ~mask[..., None, None, None], persons, mask)
+    # the first difference behind a clip's end is out of the mask too
+    torch.testing.assert_close(one.mean, two.mean)
+    torch.testing.assert_close(one.std, two.std)

@@ -21,7 +21,7 @@ def test_length_of_the_sentence(downsamples, per_step):
 
 def test_paper_sizes_give_t2m_gpts_parameter_count():
     # T2M-GPT's convolutional networks at NTU's 150 joint channels and LLaMA-13B's width: 16.5 M + 16.8 M
-    vqvae = VQVAE(VQVAEConfig(motion=False), layout="ntu25", num_persons=2, dim=5120)
+    vqvae = VQVAE(VQVAEConfig(streams=("joint",)), layout="ntu25", num_persons=2, dim=5120)
     assert sum(p.numel() for p in vqvae.encoder.parameters()) / 1e6 == pytest.approx(16.5, abs=0.1)
     assert sum(p.numel() for p in vqvae.decoder.parameters()) / 1e6 == pytest.approx(16.8, abs=0.1)
 

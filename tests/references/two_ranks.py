@@ -1,4 +1,4 @@
-"""Train stage 1 for some steps on one or two gloo ranks and write what came of it: two_ranks.py DATA OUT RANKS."""
+"""Train stage 1 for some steps on one or two gloo ranks and write what came of it: two_ranks.py DATA OUT RANKS CASE."""
 
 import json
 import sys
@@ -9,29 +9,66 @@ import torch
 from datamodules import SkeletonDataModule
 from lightning_modules import LitVQVAE
 from skeleton_llm.networks import VQVAEConfig
+from skeleton_llm.skeletons import Preprocess
+
+# what a case changes, of the network and of the module; more steps than one let discrete flips grow from rounding
+CASES = {
+    "plain": (1, {}, {}),
+    "running": (1, {"geometry": "euclidean"}, {"zipf_momentum": 0.9, "context_scale": "sum"}),
+    "ragged": (1, {"persons": "sentences"}, {"denoise": True}),
+    "fifty": (50, {"noise": True}, {"revive_every": 10, "revive_below": 5.0, "quantize_after": 5}),
+    "fifty_ema": (50, {"noise": True, "codebook": "ema"}, {"revive_every": 10, "quantize_after": 5}),
+}
 
 
-class PlainSteps(LitVQVAE):
-    """Plain gradient descent, so that weights tell the gradients (Adam's first steps tell only their signs)."""
+class Watched(LitVQVAE):
+    """Keeps the first step's gradients and loss."""
 
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.vqvae.parameters(), lr=0.1)
+    def training_step(self, batch, batch_idx):
+        out = super().training_step(batch, batch_idx)
+        self.first_loss = self.all_gather(out["loss"].detach()).mean()
+        return out
+
+    def on_before_optimizer_step(self, optimizer):
+        if self.global_step == 0:
+            self.gradients = {n: p.grad.clone() for n, p in self.vqvae.named_parameters() if p.grad is not None}
 
 
-def run(data: str, out: str, ranks: int) -> None:
+class Keep(L.Callback):
+    """Writes what rank 0 knows, and every rank's codebook."""
+
+    def __init__(self, out):
+        self.out = out
+
+    def on_train_end(self, trainer, module):
+        codebooks = module.all_gather(module.vqvae.quantizer.codebook().detach()).view(trainer.world_size, -1)
+        names = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        metrics = {name: float(trainer.callback_metrics[name]) for name in names}
+        if trainer.is_global_zero:
+            kept = {"loss": module.first_loss, "gradients": module.gradients, "codebooks": codebooks}
+            torch.save({**kept, "metrics": json.dumps(metrics)}, self.out)
+
+
+def run(data: str, out: str, ranks: int, case: str) -> None:
     """One run; the global batch is 16 clips whatever the number of ranks."""
     L.seed_everything(0)
     torch.set_num_threads(1)
-    module = SkeletonDataModule(data, "synthetic_xsub", batch_size=16 // ranks)
-    network = VQVAEConfig(width=16, depth=1, num_codes=32, noise=False)
-    model = PlainSteps("ntu25", 2, network=network, quantize_after=0, sample_clips=64)
+    steps, network, options = CASES[case]
+    ragged = case == "ragged"
+    length = Preprocess(frames=32, length="whole" if ragged else "resize")
+    module = SkeletonDataModule(data, "synthetic_xsub", preprocess=length, batch_size=16 // ranks)
+    if ragged:
+        module.rows["val"] = module.rows["val"][:1]  # nothing is left for the second rank
+    network = VQVAEConfig(**{"width": 16, "depth": 1, "num_codes": 32, "noise": False, **network})
+    model = Watched("ntu25", 2, network=network, sample_clips=64, **options)
     trainer = L.Trainer(
         accelerator="cpu",
+        precision="64-true" if steps == 1 else "32-true",  # float32 rounds to 1e-4 of a gradient
         devices=ranks,
         strategy="ddp_spawn" if ranks > 1 else "auto",
-        max_steps=1,  # more steps would let discrete flips grow from rounding
+        max_steps=steps,
         max_epochs=-1,
-        val_check_interval=1,
+        val_check_interval=steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         logger=False,
@@ -39,11 +76,10 @@ def run(data: str, out: str, ranks: int) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
+        callbacks=[Keep(out)],
     )
     trainer.fit(model, datamodule=module)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-    torch.save({"metrics": json.dumps(metrics), "weights": model.vqvae.state_dict()}, out)
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    run(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
