@@ -83,6 +83,9 @@ lint: $(SETUP) ## format, lint, types, import directions, spelling
 bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.nearest
 	$(BIN)/python -m benchmarks.stage1_step
+	$(BIN)/python -m benchmarks.losses
+	$(BIN)/python -m benchmarks.tokenize
+	$(BIN)/python -m benchmarks.observatory
 	$(BIN)/python -m benchmarks.read_ntu
 	$(BIN)/python -m benchmarks.feeder
 	$(BIN)/python -m benchmarks.prepare_growth /tmp $(COUNTS)

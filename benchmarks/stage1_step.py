@@ -19,8 +19,7 @@ def stepper(parameters: list[torch.nn.Parameter], loss: Callable[[], torch.Tenso
     optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
     def step() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            value = loss()
+        value = loss()
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

@@ -39,3 +39,10 @@ def test_testing_without_a_checkpoint_is_refused(small_data, tmp_path, capsys):
 def test_a_missing_tokenizer_names_the_stage_that_makes_it(small_data, tmp_path, capsys):
     assert main(stage2_arguments(small_data, tmp_path / "run", tmp_path / "none")) == 2
     assert 'run "make stage1"' in capsys.readouterr().err
+
+
+def test_bfloat16_on_a_cpu_without_it_is_told_with_the_mend(small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr("skeleton_llm.cli.fit._slow_bfloat16", lambda accelerator: accelerator == "cpu")
+    slow = stage1_arguments(small_data, tmp_path, "--trainer.precision", "bf16-mixed", "--trainer.max_steps", "1")
+    with pytest.warns(UserWarning, match=r"no bfloat16 arithmetic.*--trainer\.precision 32-true"):
+        main(slow)

@@ -27,13 +27,20 @@ def tokenizer(small_data, tmp_path_factory):
 
 def test_a_run_ends_with_a_recogniser_that_gives_the_test_accuracy_it_reported(small_data, tokenizer, tmp_path):
     folder = tmp_path / "stage2"
-    assert main(stage2_arguments(small_data, folder, tokenizer, "--trainer.precision", "32")) == 0
+    before = ActionTokenizer.from_pretrained(tokenizer)
+    assert main(stage2_arguments(small_data, folder, tokenizer)) == 0
     results = json.loads((folder / "results.json").read_text())
     wanted = {"top1", "top5", "top1_length_normalised", "greedy_exact_match", "greedy_invalid"}
     assert {f"test/{name}" for name in wanted} <= results.keys()
     recognizer = Recognizer.from_pretrained(folder / "recognizer")
     data = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=recognizer.tokenizer.preprocess)
     batch = data.batches("test").__getitems__([(-1, i) for i in range(len(data.rows["test"]))])
+    for name, tensor in before.state_dict().items():  # stage 2 leaves the tokenizer as it was
+        assert recognizer.tokenizer.state_dict()[name].equal(tensor), name
+    codes, mask = before.sentences(batch["joints"], batch["persons"])
+    again, there = recognizer.tokenizer.sentences(batch["joints"], batch["persons"])
+    assert again.equal(codes)
+    assert there.equal(mask)
     probability = recognizer.probabilities(batch["joints"], batch["persons"])
     top1 = (probability.argmax(-1) == batch["labels"]).float().mean().item()
     assert top1 == pytest.approx(results["test/top1"], abs=1e-6)
@@ -114,3 +121,26 @@ def test_mirrored_views_are_averaged_in_the_test_and_in_the_product_alike(small_
     torch.testing.assert_close(
         recognizer.probabilities(other, batch["persons"]), mean.softmax(-1), rtol=1e-3, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("choice", ["whole", "sentences"])
+def test_sentences_of_several_lengths_go_through_both_stages(small_data, tmp_path, choice):
+    more = {
+        "whole": ["--data.init_args.preprocess.length", "whole", "--model.init_args.network.streams", "[joint, bone]"],
+        "sentences": ["--model.init_args.network.persons", "sentences", "--model.init_args.network.codebook", "ema"],
+    }[choice]
+    assert main(stage1_arguments(small_data, tmp_path / "stage1", *more)) == 0
+    folder = tmp_path / "stage1/tokenizer"
+    assert main(stage2_arguments(small_data, tmp_path / "stage2", folder)) == 0
+    recognizer = Recognizer.from_pretrained(tmp_path / "stage2/recognizer")
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=recognizer.tokenizer.preprocess)
+    batch = data.batches("test").__getitems__([(-1, i) for i in range(0, len(data.rows["test"]), 3)])
+    given = batch["joints"], batch["persons"], batch.get("lengths")
+    _, mask = recognizer.tokenizer.sentences(*given)
+    assert len(mask.sum(1).unique()) > 1
+    together = recognizer.probabilities(*given)
+    for row in (0, 17, len(batch["labels"]) - 1):  # what stands beside a clip in its batch does not matter
+        clip = data.data.clip(int(batch["index"][row]))
+        alone = recognizer.probabilities(*recognizer.tokenizer.batch([clip]))
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-3, atol=1e-4)
+        assert len(recognizer.recognize(clip).sentence) == mask[row].sum()
