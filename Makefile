@@ -19,7 +19,7 @@ OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c
 MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
 
 .NOTPARALLEL:
-.PHONY: help setup demo prepare doctor stage1 stage2 tokenize probe test test-slow lint fuzz bench tensorboard builtin-llm
+.PHONY: help setup demo prepare doctor stage1 stage2 tokenize probe test test-slow lint fuzz bench tokenizer-ablation tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -89,6 +89,11 @@ bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.read_ntu
 	$(BIN)/python -m benchmarks.feeder
 	$(BIN)/python -m benchmarks.prepare_growth /tmp $(COUNTS)
+
+SEEDS ?= 0 1 2
+JOBS ?= 2
+tokenizer-ablation: $(SETUP) ## what each part of stage 1 is worth: DATA="nw_ucla utd_mhad" SEEDS="0 1 2" JOBS=2
+	$(BIN)/python -m benchmarks.tokenizer_ablation $(DATA) --seeds $(SEEDS) --jobs $(JOBS)
 
 tensorboard: $(SETUP) ## watch the runs
 	$(BIN)/tensorboard --logdir runs

@@ -29,6 +29,8 @@ class Reconstructions(L.Callback):
             return
         data: Any = trainer.datamodule
         clips = data.batches("val")
+        if len(clips) == 0:
+            return
         rows = np.unique(np.linspace(0, len(clips) - 1, self.num_clips).astype(int))
         found = clips.__getitems__([(-1, int(row)) for row in rows])
         batch = {name: tensor.to(pl_module.device) for name, tensor in found.items()}

@@ -56,13 +56,14 @@ class Shard(Sampler[list[Key]]):
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
         self.indices = list(range(rank, size, world))
+        self.least = min(size, 1)
         self.batch_size = batch_size
 
     def __len__(self) -> int:
         """Batches of this rank."""
-        return max(-(-len(self.indices) // self.batch_size), 1)
+        return max(-(-len(self.indices) // self.batch_size), self.least)
 
     def __iter__(self) -> Iterator[list[Key]]:
         """Yield the keys of each batch."""
-        for first in range(0, max(len(self.indices), 1), self.batch_size):
+        for first in range(0, max(len(self.indices), self.least), self.batch_size):
             yield [(-1, i) for i in self.indices[first : first + self.batch_size]]

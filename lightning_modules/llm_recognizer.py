@@ -136,7 +136,8 @@ class LitLLMRecognizer(L.LightningModule):
             ("top1_length_normalised", answers.normalised),
         ):
             metric = self.measures[f"{split}/{name}"]
-            metric(score, batch["labels"])
+            if len(score):  # a rank without clips only takes part in the metrics' sums
+                metric.update(score, batch["labels"])
             self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
         if self.generate:
             self.free[split].update(self._network.generate(*self._read(batch)), batch["labels"])

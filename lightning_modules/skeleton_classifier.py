@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.optimization import Optimization
 from skeleton_llm.metrics import MeanClassAccuracy
-from skeleton_llm.networks import ActionTokenizer, SkeletonFeatures, TemporalClassifier
+from skeleton_llm.networks import ActionTokenizer, SkeletonFeatures, TemporalClassifier, hold_last
 from skeleton_llm.skeletons import find_layout
 
 _DOWNSAMPLES = 2  # of the classifier on skeletons
@@ -89,13 +89,14 @@ class LitSkeletonClassifier(L.LightningModule):
         if self.tokenizer is None:
             mask = None
             if lengths is not None:
-                step = 2**_DOWNSAMPLES
-                joints = F.pad(joints, (0, 0, 0, 0, 0, 0, 0, -joints.shape[1] % step))
-                mask = torch.arange(joints.shape[1], device=lengths.device) < -(-lengths[:, None] // step) * step
+                joints, mask = hold_last(joints, lengths, 2**_DOWNSAMPLES)
             return self.network(self.features(joints, persons), mask)
         ragged = lengths is not None or self.tokenizer.vqvae.apart
         read = self.tokenizer.latents if self.source == "latents" else self.tokenizer.embed
         seen, there = read(joints, persons, lengths)
+        if self.tokenizer.vqvae.apart:  # one person's sentence right after the other's, without the batch's padding
+            order = there.argsort(dim=1, descending=True, stable=True)
+            seen, there = seen.take_along_dim(order[..., None], 1), there.take_along_dim(order, 1)
         steps = seen.unflatten(1, (-1, self.group)).flatten(2) * self.tokenizer.dim**0.5  # channels of deviation 1
         return self.network(steps, there[:, :: self.group] if ragged else None)
 
@@ -119,7 +120,8 @@ class LitSkeletonClassifier(L.LightningModule):
         logits = torch.stack([self._logits(batch, view).log_softmax(-1) for view in views]).mean(0)
         for name in ("top1", "mean_class_accuracy"):
             metric = self.measures[f"{split}/{name}"]
-            metric(logits, batch["labels"])
+            if len(logits):  # a rank without clips only takes part in the metrics' sums
+                metric.update(logits, batch["labels"])
             self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
         return {"predictions": logits.argmax(-1), "labels": batch["labels"]}
 

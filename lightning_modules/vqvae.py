@@ -230,16 +230,20 @@ class LitVQVAE(L.LightningModule):
         """Means are over all ranks' clips: each rank divides its sums by its share of what there is in all."""
         found = self._run(batch)
         sizes = torch.stack([found.sizes[kind] for kind in _KINDS]).to(found.counts.dtype)
-        whole = self._over_ranks(torch.cat([found.counts.sum(0), sizes, found.gap[None]]))
-        counts, share = whole[: self.num_codes], whole[self.num_codes :].detach() / self.trainer.world_size
-        of = dict(zip(_KINDS, share.clamp_min(1e-6), strict=False))
-        losses = {name: found.sums[name] / of[kind] for name, kind in _MEANS.items()} | self._plain()
+        sums = torch.stack([found.sums[name].detach() for name in _MEANS]).to(sizes)
+        whole = self._over_ranks(torch.cat([found.counts.sum(0), sums, sizes, found.gap[None]]))
+        counts, sums, sizes, gap = whole.split([self.num_codes, len(sums), len(sizes), 1])
+        of = dict(zip(_KINDS, sizes.detach().clamp_min(1e-6), strict=True))
+        world = self.trainer.world_size
+        losses = {name: found.sums[name] / of[kind] * world for name, kind in _MEANS.items()} | self._plain()
         losses["zipf"] = zipf_loss(self._usage(counts), self.zipf_target)
         losses["loss"] = self._total(losses)
-        for name, value in losses.items():
-            self.log(f"train/{name}", value.detach(), prog_bar=name in ("loss", "error_m"))
+        shown = {name: total / of[_MEANS[name]] for name, total in zip(_MEANS, sums, strict=True)}
+        shown = {name: value.detach() for name, value in (losses | shown).items()}
+        for name, value in (shown | {"loss": self._total(shown)}).items():
+            self.log(f"train/{name}", value, prog_bar=name in ("loss", "error_m"))
         seen = self._watched(found, len(batch["labels"]))
-        self._seen = {"counts": counts.detach(), "gap": share[-1] / of["tokens"], **seen}
+        self._seen = {"counts": counts.detach(), "gap": gap[0].detach() / of["tokens"], **seen}
         return {"loss": losses["loss"], **seen}
 
     def _usage(self, counts: Tensor) -> Tensor:
@@ -248,7 +252,7 @@ class LitVQVAE(L.LightningModule):
             return counts
         usage = counts / counts.sum().clamp_min(1e-6)
         with torch.no_grad():
-            self.running_usage.lerp_(usage, 1 - self.zipf_momentum)
+            self.running_usage.lerp_(torch.where(usage.isfinite(), usage, self.running_usage), 1 - self.zipf_momentum)
         return self.running_usage.clone() + (usage - usage.detach())
 
     @staticmethod
@@ -273,13 +277,19 @@ class LitVQVAE(L.LightningModule):
             quantizer.average(sums[:, :-1], sums[:, -1])
         if self.revive_every:
             quantizer.recent += seen["counts"]
-            if (self.global_step + 1) % self.revive_every == 0:
-                order = (torch.rand(len(weight), device=self.device) + weight).argsort(descending=True)
-                some = latents[order[: self.num_codes]].contiguous()
-                if self.trainer.world_size > 1:
-                    torch.distributed.broadcast(some, 0)  # every rank must put them onto the same
-                quantizer.revive(some, self.revive_below)
-        self._seen = {}
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Revival: once an optimiser step, however many batches it accumulates."""
+        seen, quantizer = self._seen, self.vqvae.quantizer
+        if seen and quantizer.ready and self.revive_every and (self.global_step + 1) % self.revive_every == 0:
+            latents, weight = seen["latents"].flatten(0, 1), seen["mask"].flatten()
+            # each rank gives every world-th row, so that all put the same tokens onto the same latents
+            rows = torch.arange(self.trainer.global_rank, self.num_codes, self.trainer.world_size, device=self.device)
+            order = (torch.rand(len(weight), device=self.device) + weight).argsort(descending=True)[: len(rows)]
+            some = latents.new_zeros(self.num_codes, latents.shape[-1])
+            some[rows[: len(order)]] = latents[order] * weight[order, None]  # padding stays 0, which revives nobody
+            quantizer.revive(self._over_ranks(some), self.revive_below)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return self._evaluate(batch, "val")

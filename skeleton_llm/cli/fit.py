@@ -111,7 +111,12 @@ class SkeletonCLI(LightningCLI):
                 *(plugins if isinstance(plugins, list) else [plugins]),
                 SLURMEnvironment(auto_requeue=False),
             ]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        bar: Any = trainer.progress_bar_callback
+        if bar is not None and hasattr(bar, "_refresh_rate"):
+            # showing a value waits for the device: not at every step, but when values are logged
+            bar._refresh_rate = max(bar._refresh_rate, config["log_every_n_steps"] or 50)
+        return trainer
 
     def before_fit(self) -> None:
         """Keep on what and where the run was made."""

@@ -144,12 +144,16 @@ class LLMRecognizer(nn.Module):
     @torch.no_grad()
     def score(self, codes: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Answers:
         """Exact log-likelihood of every class name."""
+        if len(codes) == 0:
+            return Answers(codes.new_zeros(0, len(self.class_names)), codes.new_zeros(0, len(self.class_names)))
         likelihoods = self.trie.score(self.llm, *self.prompt(codes, mask))
         return Answers(likelihoods, likelihoods / self.trie.lengths.to(likelihoods.device))
 
     @torch.no_grad()
     def generate(self, codes: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> list[str]:
         """Free greedy answers, as text; nothing keeps them to the class names."""
+        if len(codes) == 0:
+            return []
         prompt, there = self.prompt(codes, mask)
         out = self.llm.generate(  # type: ignore[operator]
             inputs_embeds=prompt,

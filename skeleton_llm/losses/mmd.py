@@ -119,10 +119,6 @@ class WordMMD(nn.Module):
         curvature: c of the ball.
     """
 
-    words: Tensor
-    mean_word: Tensor
-    mean_square: Tensor
-
     def __init__(
         self,
         words: Float[Tensor, "V D"],
@@ -138,9 +134,9 @@ class WordMMD(nn.Module):
         table = words.float() - words.float().mean(0)
         table = table / table.square().sum(-1).mean().sqrt().clamp_min(1e-12)
         self.rows, self.coordinates, self.curvature = rows, coordinates, curvature
-        self.register_buffer("words", self._placed(table), persistent=False)
-        self.register_buffer("mean_word", self.words.mean(0), persistent=False)
-        self.register_buffer("mean_square", self.words.square().sum(-1).mean(), persistent=False)
+        # no buffers: DDP would send the table, 655 MB at LLaMA-13B's size, to every rank before every step
+        self.words = self._placed(table)
+        self._mean, self._square = self.words.mean(0), self.words.square().sum(-1).mean()
         self.bandwidths = word_bandwidths(self.words)
         self._word_word: Tensor | None = None
 
@@ -149,14 +145,17 @@ class WordMMD(nn.Module):
 
     def forward(self, codes: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
         """Squared MMD of ``codes`` to all words; in training, estimated from a fresh sample if ``rows`` is set."""
-        if self._word_word is None:
-            self._word_word = mean_kernel(self.words, self.words, self.bandwidths)
+        if self.words.device != codes.device or self.words.dtype != codes.dtype:
+            self.words, self._word_word = self.words.to(codes), None
+            self._mean, self._square = self._mean.to(codes), self._square.to(codes)
         with torch.autocast(codes.device.type, enabled=False):
+            if self._word_word is None:
+                self._word_word = mean_kernel(self.words, self.words, self.bandwidths)
             placed = self._placed(codes)
             if not self.training or self.rows is None or self.rows >= len(self.words):
-                return mmd(placed, self.words, self.bandwidths, self._word_word.to(codes.device))
+                return mmd(placed, self.words, self.bandwidths, self._word_word)
             sample = self.words[torch.randint(len(self.words), (self.rows,), device=self.words.device)]
-            value = mmd(placed, sample, self.bandwidths, self._word_word.to(codes.device))
+            value = mmd(placed, sample, self.bandwidths, self._word_word)
             return value - 2 * self._correction(placed, sample)
 
     def _correction(self, codes: Tensor, sample: Tensor) -> Tensor:
@@ -167,7 +166,7 @@ class WordMMD(nn.Module):
         good as one four times its size while codes and words lie apart.
         """
         own = codes.square().sum(-1)
-        over_all = own - 2 * codes @ self.mean_word + self.mean_square
+        over_all = own - 2 * codes @ self._mean + self._square
         over_sample = own - 2 * codes @ sample.mean(0) + sample.square().sum(-1).mean()
         with torch.no_grad():
             squared = squared_distances(codes, sample, own[:, None])

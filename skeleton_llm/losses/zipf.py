@@ -25,5 +25,5 @@ def zipf_loss(counts: Float[Tensor, " N"], target: Float[Tensor, " N"]) -> Float
 
     Equal counts keep the order of their tokens, so that their gradients are the same in every run.
     """
-    usage = counts.sort(descending=True, stable=True).values / counts.sum()
+    usage = counts.sort(descending=True, stable=True).values / counts.sum().clamp_min(_FLOOR)
     return js_divergence(usage, target)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,7 +57,9 @@ class ActionTokenizer(nn.Module):
         """Freeze the network."""
         super().__init__()
         self.vqvae = vqvae.requires_grad_(requires_grad=False).eval()
-        self.preprocess, self.info = preprocess, dict(info)
+        # windows are for training a tokenizer; its sentences are of whole clips
+        self.preprocess = replace(preprocess, length="whole") if preprocess.length == "window" else preprocess
+        self.info = dict(info)
 
     def train(self, mode: bool = True) -> "ActionTokenizer":  # noqa: FBT001, FBT002
         """Stays in eval mode whatever its owner does."""
@@ -109,9 +111,14 @@ class ActionTokenizer(nn.Module):
         ]
         if not parts:
             raise ValueError("no clips to encode: expected at least one")
-        longest = max(part.shape[1] for part, _ in parts)
-        padded = [[F.pad(tensor, (0, longest - tensor.shape[1])) for tensor in part] for part in parts]
-        tokens, mask = (torch.cat(tensors) for tensors in zip(*padded, strict=True))
+        # of one sentence a person each is padded: decode parts them evenly
+        people = self.num_persons if self.vqvae.apart else 1
+        longest = max(part.shape[1] for part, _ in parts) // people
+        padded = [
+            [F.pad(tensor.unflatten(1, (people, -1)), (0, longest - tensor.shape[1] // people)) for tensor in part]
+            for part in parts
+        ]
+        tokens, mask = (torch.cat(tensors).flatten(1) for tensors in zip(*padded, strict=True))
         return tokens, mask
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ B clips, T frames, M persons, V joints, F channels, C channels of a person.
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from skeleton_llm.skeletons import find_layout
@@ -15,6 +15,19 @@ Stream = Literal["joint", "bone", "motion"]
 
 _FLOOR = 0.2
 _AXES = 3
+
+
+def hold_last(
+    joints: Float[Tensor, "B T M V 3"], lengths: Int[Tensor, " B"], step: int
+) -> tuple[Float[Tensor, "B S M V 3"], Bool[Tensor, "B S"]]:
+    """Each clip's last frame held until its length is a multiple of ``step``, and the frames that count then.
+
+    What stands behind a clip's end is never looked at, so padding cannot change what a network makes of it.
+    """
+    time = torch.arange(-(-joints.shape[1] // step) * step, device=joints.device)
+    held = torch.minimum(time, (lengths[:, None] - 1).clamp_min(0))
+    joints = joints.take_along_dim(held[:, :, None, None, None], dim=1)
+    return joints, time < -(-lengths[:, None] // step) * step
 
 
 class SkeletonFeatures(nn.Module):

@@ -62,7 +62,8 @@ class Quantizer(nn.Module):
         temperature: of the softmax whose gradient the counts carry.
         noise: draw counts with Gumbel noise (the paper); without it they are those of the nearest tokens.
         codebook: tokens learn by ``gradient`` (the paper's embedding loss), or are the exponential moving average
-            (``ema``) of their latents, as in T2M-GPT; then no other loss moves them.
+            (``ema``) of their latents, as in T2M-GPT; then no other loss moves them, and all norms are the middle of
+            ``token_norms``.
         ema_decay: of that average.
     """
 
@@ -90,8 +91,8 @@ class Quantizer(nn.Module):
     ) -> None:
         """Draw random directions; ``initialise`` puts the tokens among latents."""
         super().__init__()
-        if not 0 < token_norms[0] < token_norms[1] < 20:
-            raise ValueError(f"token_norms must be two rising bounds between 0 and 20, got {token_norms}")
+        if not 0 < token_norms[0] < token_norms[1]:
+            raise ValueError(f"token_norms must be two rising bounds above 0, got {token_norms}")
         for name, value in (("temperature", temperature), ("sharpness", sharpness), ("latent_norm", latent_norm)):
             if value <= 0:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -99,6 +100,11 @@ class Quantizer(nn.Module):
             raise ValueError(f"scale must be positive (null takes it from sharpness), got {scale}")
         if curvature <= 0:
             raise ValueError(f"curvature must be positive (geometry: euclidean is the flat case), got {curvature}")
+        if geometry == "hyperbolic" and curvature**0.5 * max(token_norms[1], latent_norm) > 20:
+            raise ValueError(
+                f"norms times sqrt(curvature) must not exceed 20, where float32 overflows; got token_norms"
+                f" {token_norms}, latent_norm {latent_norm}, curvature {curvature}"
+            )
         if not 0 < ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, got {ema_decay}")
         self.num_codes, self.dim, self.geometry, self.curvature = num_codes, dim, geometry, curvature
@@ -177,12 +183,14 @@ class Quantizer(nn.Module):
     @torch.no_grad()
     def follow(self, gap: Float[Tensor, ""]) -> None:
         """Move the running gap towards a step's ``gap`` (its mean over all ranks)."""
-        self.gap.lerp_(gap.clamp_min(1e-6), 0.01)
+        self.gap.lerp_(torch.where(gap.isfinite(), gap, self.gap).clamp_min(1e-6), 0.01)  # one overflow is not for ever
 
     @torch.no_grad()
     def average(self, sums: Float[Tensor, "N D"], sizes: Float[Tensor, " N"]) -> None:
         """Move each token towards the mean of the latents it stood for; both arguments are sums over all ranks."""
         assert self.ema_size is not None, "only with codebook: ema"
+        whole = sums.isfinite().all()
+        sums, sizes = torch.where(whole, sums, 0), torch.where(whole, sizes, 0)
         total = self.direction * self.ema_size[:, None]
         total.lerp_(sums, 1 - self.ema_decay)
         self.ema_size.lerp_(sizes, 1 - self.ema_decay)
@@ -192,11 +200,18 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def revive(self, latents: Float[Tensor, "K D"], least: float) -> None:
-        """Put tokens used less than ``least`` times since the last call onto ``latents`` (the same on all ranks)."""
-        onto = latents[torch.arange(self.num_codes, device=latents.device) % len(latents)]
-        dead = (self.recent < least)[:, None]
-        self.direction.copy_(torch.where(dead, onto, self.direction))
-        self.norm_logit.copy_(torch.where(dead[:, 0], 0, self.norm_logit))
+        """Put tokens used less than ``least`` times since the last call onto ``latents`` (the same on all ranks).
+
+        Each latent takes one token at most, rows of zeros none: of two tokens in one place one would stay dead.
+        """
+        dead = self.recent < least
+        place = dead.cumsum(0) - 1
+        onto = latents[place.clamp(0, len(latents) - 1)]
+        moved = dead & (place < len(latents)) & onto.ne(0).any(-1)
+        self.direction.copy_(torch.where(moved[:, None], onto, self.direction))
+        self.norm_logit.copy_(torch.where(moved, 0, self.norm_logit))
+        if self.ema_size is not None:
+            self.ema_size.copy_(torch.where(moved, 1, self.ema_size))
         self.recent.zero_()
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skeleton_llm.networks.features import SkeletonFeatures, Stream
+from skeleton_llm.networks.features import SkeletonFeatures, Stream, hold_last
 from skeleton_llm.networks.quantizer import Geometry, Latents, Learning, Quantizer, straight_through
 from skeleton_llm.networks.temporal import Decoder, Encoder
 
@@ -147,10 +147,7 @@ class VQVAE(nn.Module):
         persons: Bool[Tensor, "B M"],
         lengths: Int[Tensor, " B"] | None = None,
     ) -> Rows:
-        """Clips as rows; with ``lengths`` each row's last frame is held until its length is a whole number of steps.
-
-        What stands behind a clip's end is never looked at, so padding cannot change a sentence.
-        """
+        """Clips as rows; with ``lengths`` each row's last frame is held until its length is a whole number of steps."""
         frames = joints.shape[1]
         if self.apart:
             if lengths is None:
@@ -160,11 +157,8 @@ class VQVAE(nn.Module):
             persons = persons.reshape(-1, 1)
         if lengths is None:
             return Rows(joints, persons, None)
-        step = self.frames_per_step
-        time = torch.arange(-(-frames // step) * step, device=joints.device)
-        held = torch.minimum(time, (lengths[:, None] - 1).clamp_min(0))
-        joints = joints.take_along_dim(held[:, :, None, None, None], dim=1)
-        return Rows(joints, persons, time < -(-lengths[:, None] // step) * step)
+        joints, mask = hold_last(joints, lengths, self.frames_per_step)
+        return Rows(joints, persons, mask)
 
     def token_mask(self, mask: Bool[Tensor, "R T"]) -> Bool[Tensor, "R K"]:
         """Which tokens stand for frames of ``mask``."""

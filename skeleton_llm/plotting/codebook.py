@@ -75,17 +75,18 @@ def plot_class_heat_map(table: np.ndarray, class_names: Sequence[str], *, num_to
 def disk_positions(codebook: np.ndarray, curvature: float = 1.0) -> np.ndarray:
     """Where tangent vectors [N, D] lie in the Poincare disk, [N, 2].
 
-    Directions are those of the two principal components, signed so that each component's largest entry is positive;
-    the distance from the centre is that of the full vector, ``tanh(sqrt(c) |v|) / sqrt(c)``.
+    They are projected onto the plane of the two principal components, signed so that each component's largest place is
+    positive, and mapped by ``tanh(sqrt(c) |p|) p / (sqrt(c) |p|)``: what lies near the centre has little in the plane.
+    (With the vector's own length for a radius, tokens of tied norms would all lie on one ring.)
     """
     vectors = codebook.astype(np.float64)
     centred = vectors - vectors.mean(0)
     strength, places = np.linalg.eigh(centred @ centred.T)  # the smaller matrix wherever codes are wide
-    plane = places[:, :-3:-1] * np.sqrt(strength[:-3:-1].clip(0))
+    axes = centred.T @ (places[:, :-3:-1] / np.sqrt(strength[:-3:-1].clip(1e-12)))  # [D, 2], of length 1
+    plane = vectors @ axes
     plane = plane * np.where(plane.max(0) >= -plane.min(0), 1, -1)
-    length = np.linalg.norm(plane, axis=1, keepdims=True).clip(1e-12)
-    radius = np.tanh(curvature**0.5 * np.linalg.norm(vectors, axis=1, keepdims=True)) / curvature**0.5
-    return plane / length * radius
+    length = np.linalg.norm(plane, axis=1, keepdims=True).clip(1e-12) * curvature**0.5
+    return np.tanh(length) / length * plane
 
 
 def plot_poincare_disk(

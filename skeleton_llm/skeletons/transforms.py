@@ -130,7 +130,8 @@ class Augmentation:
         rotation: largest turn about the vertical, radians.
         tilt: largest turn about each horizontal axis, radians.
         scale: largest relative change of size.
-        crop: smallest share of the clip's length that a random temporal crop keeps; 1 keeps all.
+        crop: smallest share of the clip's length that a random temporal crop keeps; 1 keeps all (windows are crops
+            already, so it is without effect on them).
         noise: deviation of Gaussian noise on every coordinate, metres.
         mirror: probability of exchanging left and right; only where no class depends on the side.
     """

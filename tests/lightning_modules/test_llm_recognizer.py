@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,3 +145,15 @@ def test_sentences_of_several_lengths_go_through_both_stages(small_data, tmp_pat
         alone = recognizer.probabilities(*recognizer.tokenizer.batch([clip]))
         torch.testing.assert_close(alone[0], together[row], rtol=1e-3, atol=1e-4)
         assert len(recognizer.recognize(clip).sentence) == mask[row].sum()
+
+
+def test_a_rank_without_clips_has_no_answers_and_no_errors(small_data, tokenizer):
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub")
+    module = LitLLMRecognizer(str(tokenizer), data.class_names, "ntu25")
+    module.configure_model()
+    module.trainer = SimpleNamespace(datamodule=data)
+    logged = []
+    module.log = lambda name, *args, **kwargs: logged.append(name)
+    out = module.validation_step(data.batches("val").__getitems__([]), 0)
+    assert len(out["predictions"]) == 0
+    assert "val/top1" in logged  # else the other ranks would wait for its sums

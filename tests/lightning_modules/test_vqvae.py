@@ -50,11 +50,12 @@ def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled
             assert right[name] == pytest.approx(value, rel=0.02 if counted else 1e-3, abs=1e-3), name
 
 
-@pytest.mark.parametrize("case", ["fifty", "fifty_ema"])
+@pytest.mark.parametrize("case", ["fifty", "fifty_ragged", "fifty_ema"])
 def test_codebooks_of_two_ranks_are_the_same_after_50_steps(small_data, tmp_path, case):
     codebooks = ranks_ended(small_data, tmp_path / "two.pt", 2, case)["codebooks"]
     assert codebooks[0].equal(codebooks[1])
-    assert codebooks.isfinite().all()
+    norms = codebooks.view(2, 32, -1).norm(dim=-1)
+    assert norms.min() > 0.96  # nobody was revived onto padding
 
 
 class Syncs(TorchDispatchMode):
@@ -82,13 +83,14 @@ def test_the_training_step_never_waits_for_the_device(small_data, length, codebo
     network = VQVAEConfig(width=16, depth=1, num_codes=32, codebook=codebook)
     module = LitVQVAE("ntu25", 2, network=network, mmd_rows=64, revive_every=1, zipf_momentum=0.5)
     module.vqvae.quantizer.initialise(torch.randn(64, module.vqvae.dim))
-    module.trainer = SimpleNamespace(world_size=1, global_step=0)
+    module.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0)
     monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
     batch = data.batches("train").__getitems__([(0, i) for i in range(4)])
     module.training_step(batch, 0)["loss"].backward()  # once, for what is computed once
     with Syncs() as syncs:
         module.training_step(batch, 1)["loss"].backward()
         module.on_after_backward()
+        module.on_before_optimizer_step(None)
     assert syncs.found == []
     with Syncs() as syncs:  # the test can fail
         (torch.ones(3).sum().item(), torch.ones(3)[torch.ones(3) > 0])
@@ -117,13 +119,24 @@ for compiled in (False, True):
     module.log = lambda *args, **kwargs: None
     loss = module.training_step(batch, 0)["loss"]
     loss.backward()
+    if compiled:
+        # the step before the codebook stands, noise, validation and its smaller last batch
+        module.vqvae.quantizer.noise = True
+        for ready in (True, False):
+            module.vqvae.quantizer.ready = ready
+            module.train().training_step(batch, 0)["loss"].backward()
+            for size in (4, 3, 2):
+                module.eval().validation_step({{name: tensor[:size] for name, tensor in batch.items()}}, 0)
+        module.vqvae.zero_grad()
+        module.vqvae.quantizer.noise, module.vqvae.quantizer.ready = False, True
+        module.train().training_step(batch, 0)["loss"].backward()
     found.append((loss.detach(), {{n: p.grad for n, p in module.vqvae.named_parameters()}}))
 torch.testing.assert_close(found[0][0], found[1][0])
 for name, gradient in found[0][1].items():
     torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-6)
 from torch._dynamo.utils import counters
 assert not counters["graph_break"], counters["graph_break"]
-assert counters["stats"]["unique_graphs"] == 1, counters["stats"]
+assert counters["stats"]["unique_graphs"] >= 1, counters["stats"]
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -164,13 +177,17 @@ def test_a_finished_run_says_so_and_a_changed_one_is_refused(small_data, tmp_pat
     assert newest_checkpoint(folder / "checkpoints") is None  # six steps are fewer than a checkpoint's interval
 
 
-@pytest.mark.parametrize(("workers", "stop"), [("0", 3), ("2", 3), ("0", 0)])
+STATEFUL = ["--model.init_args.network.codebook=ema", "--model.init_args.revive_every=2"]
+STATEFUL += ["--model.init_args.zipf_momentum=0.8", "--data.init_args.preprocess.length=window"]
+
+
+@pytest.mark.parametrize(("workers", "stop", "options"), [("0", 3, []), ("2", 3, []), ("0", 0, []), ("0", 3, STATEFUL)])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
-    small_data, tmp_path, monkeypatch, capsys, request, workers, stop
+    small_data, tmp_path, monkeypatch, capsys, request, workers, stop, options
 ):
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(2 if stop == 0 else 1)  # with two threads, sums would differ from run to run
-    more = ["--data.init_args.num_workers", workers]
+    more = ["--data.init_args.num_workers", workers, *options]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(stage1_arguments(small_data, whole, *more)) == 0
     step = LitVQVAE.training_step
@@ -203,3 +220,9 @@ def test_unfinished_and_foreign_files_are_no_checkpoints(tmp_path):
     torch.save({"no": "step"}, tmp_path / "d.ckpt")
     (tmp_path / "last.ckpt").symlink_to("nowhere.ckpt")
     assert newest_checkpoint(tmp_path) == tmp_path / "b.ckpt"
+
+
+@pytest.mark.filterwarnings("ignore:Total length of .DataLoader. across ranks is zero")
+def test_a_run_without_validation_clips_ends(small_data, tmp_path):
+    assert main(stage1_arguments(small_data, tmp_path, "--data.init_args.val_fraction", "0")) == 0
+    assert (tmp_path / "tokenizer/config.json").is_file()

@@ -51,9 +51,9 @@ def test_words_of_any_scale_give_the_same_value_and_samples_scatter_around_it():
     torch.testing.assert_close(WordMMD(words * 50)(codes), exact, rtol=1e-3, atol=1e-5)
     torch.manual_seed(0)
     sampled = WordMMD(words, rows=100)
-    mean = torch.stack([sampled(codes) for _ in range(200)]).mean()
+    values = torch.stack([sampled(codes) for _ in range(200)])
     # a sample's own words correlate with the fitted slope: a bias of order 1 / rows
-    assert mean.item() == pytest.approx(exact.item(), abs=5e-3)
+    assert abs(values.mean() - exact) < 4 * values.std() / 200**0.5 + 0.05 * exact
 
 
 def test_the_control_variate_makes_a_sample_as_good_as_a_larger_one():
@@ -79,6 +79,15 @@ def test_the_control_variate_makes_a_sample_as_good_as_a_larger_one():
     module = WordMMD(words, rows=200)
     with_it, without = ((gradients(module, correct=c) - exact).square().mean() for c in (True, False))
     assert without / with_it > 2  # a variance halved is a sample doubled, for one more vector
+
+
+def test_autocast_changes_nothing():
+    generator = torch.Generator().manual_seed(4)
+    words = torch.randn(300, 64, generator=generator)
+    codes = torch.nn.functional.normalize(torch.randn(10, 64, generator=generator), dim=-1)
+    plain = WordMMD(words)(codes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert WordMMD(words)(codes).equal(plain)
 
 
 def test_ball_coordinates_compare_ball_points():

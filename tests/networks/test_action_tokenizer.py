@@ -107,8 +107,17 @@ def test_neither_neighbours_nor_padding_change_a_clips_tokens(length, persons):
         for row in range(len(clips)):
             assert again[row][seen[row]].equal(together[row][mask[row]])
     skeletons = tokenizer.decode(together, mask)
+    for row, one in enumerate(clips):
+        alone = tokenizer.decode(*tokenizer.encode(one))[0]
+        torch.testing.assert_close(skeletons[row, : len(alone)], alone, rtol=1e-3, atol=1e-4)
+        assert not skeletons[row, len(alone) :].any()
     assert skeletons.shape[0] == 5
     assert not skeletons[2][4:].any() or length == "resize"  # one frame is one step of 4
+
+
+def test_a_tokenizer_trained_on_windows_reads_whole_clips():
+    vqvae = VQVAE(VQVAEConfig(width=16, depth=1, num_codes=8), layout="kinect20", num_persons=1, dim=12)
+    assert ActionTokenizer(vqvae, Preprocess(length="window"), {}).preprocess.length == "whole"
 
 
 def test_arrays_tensors_and_clips_are_read_alike(tokenizer):

@@ -86,6 +86,8 @@ def test_everything_stays_float32_under_autocast():
 def test_bad_bounds_are_refused():
     with pytest.raises(ValueError, match="token_norms must be two rising bounds"):
         Quantizer(4, 4, token_norms=(1.0, 0.5))
+    with pytest.raises(ValueError, match="must not exceed 20, where float32 overflows"):
+        Quantizer(4, 4, latent_norm=30.0)
     with pytest.raises(ValueError, match="curvature must be positive"):
         Quantizer(4, 4, curvature=-1.0)
     with pytest.raises(ValueError, match=r"scale must be positive \(null takes it from sharpness\), got 0"):
@@ -166,10 +168,25 @@ def test_revival_moves_tokens_that_were_hardly_used_and_starts_counting_anew():
     quantizer = sharp()
     quantizer.recent.copy_(torch.arange(32.0))
     before = quantizer.direction.detach().clone()
-    quantizer.revive(torch.ones(5, 16), least=3.0)
-    assert quantizer.direction[:3].eq(1).all()
-    assert quantizer.direction[3:].equal(before[3:])
+    onto = torch.randn(5, 16)
+    onto[1] = 0  # padding
+    quantizer.revive(onto, least=3.0)
+    assert quantizer.direction[[0, 2]].equal(onto[[0, 2]])
+    assert quantizer.direction[[1, *range(3, 32)]].equal(before[[1, *range(3, 32)]])
     assert not quantizer.recent.any()
+    norms = quantizer.codebook().norm(dim=-1)
+    assert norms.min() > 0.96
+    quantizer.revive(torch.randn(5, 16), least=1.0)  # all are dead, five have somewhere to go
+    assert (quantizer.direction != before).any(-1).sum() == 5  # tokens 0 to 4
+
+
+def test_what_is_not_finite_leaves_no_trace():
+    quantizer = sharp(codebook="ema")
+    before = {name: tensor.clone() for name, tensor in quantizer.state_dict().items()}
+    quantizer.follow(torch.tensor(float("nan")))
+    quantizer.average(torch.full((32, 16), float("nan")), torch.ones(32))
+    assert quantizer.gap.equal(before["gap"])
+    torch.testing.assert_close(quantizer.direction, before["direction"])
 
 
 def test_the_pairing_is_random_and_kept_with_the_weights():

@@ -106,10 +106,14 @@ def test_heat_map_shows_used_tokens_by_their_commonest_class():
     np.testing.assert_allclose(axes.images[0].get_array(), [[0.9, 0, 0.25], [0.1, 1, 0.75]])
 
 
-def test_disk_radius_is_that_of_the_ball_and_the_direction_that_of_the_plane(rng):
+def test_vectors_of_a_plane_lie_in_the_disk_as_in_the_ball(rng):
     flat = rng.normal(size=(30, 2)) * [2, 1] * 0.3
     flat = np.concatenate([flat, -flat])  # centred
     turned = flat @ np.linalg.qr(rng.normal(size=(16, 2)))[0].T
+    across = np.zeros((2, 16))
+    across[0] = 1e-3 * np.linalg.svd(turned)[2][-1]  # has nothing in the plane
+    across[1] = -across[0]
+    assert np.abs(disk_positions(np.concatenate([turned, across]), 2.0)[-2:]).max() < 1e-9
     places = disk_positions(turned, 2.0)
     ball = expmap0(torch.from_numpy(turned), 2.0).norm(dim=-1).numpy()
     np.testing.assert_allclose(np.linalg.norm(places, axis=1), ball, rtol=1e-9)

@@ -17,6 +17,7 @@ CASES = {
     "running": (1, {"geometry": "euclidean"}, {"zipf_momentum": 0.9, "context_scale": "sum"}),
     "ragged": (1, {"persons": "sentences"}, {"denoise": True}),
     "fifty": (50, {"noise": True}, {"revive_every": 10, "revive_below": 5.0, "quantize_after": 5}),
+    "fifty_ragged": (50, {"persons": "sentences"}, {"revive_every": 10, "revive_below": 50.0}),
     "fifty_ema": (50, {"noise": True, "codebook": "ema"}, {"revive_every": 10, "quantize_after": 5}),
 }
 
@@ -54,7 +55,7 @@ def run(data: str, out: str, ranks: int, case: str) -> None:
     L.seed_everything(0)
     torch.set_num_threads(1)
     steps, network, options = CASES[case]
-    ragged = case == "ragged"
+    ragged = case.endswith("ragged")
     length = Preprocess(frames=32, length="whole" if ragged else "resize")
     module = SkeletonDataModule(data, "synthetic_xsub", preprocess=length, batch_size=16 // ranks)
     if ragged:
