@@ -54,7 +54,14 @@ def cell(data: str, name: str, seed: int) -> dict[str, float]:
     for source in {"full": ("sentences", "latents"), "continuous": ("latents",)}.get(name, ("sentences",)):
         given = ["--model.init_args.source", source, "--model.init_args.tokenizer", str(folder / "stage1/product")]
         probe = fit(
-            folder / source, ["probe", f"data/{data}", "ablation/quick"], *seeds, *given, "--trainer.max_steps", "300"
+            folder / source,
+            ["probe", f"data/{data}", "ablation/quick"],
+            *seeds,
+            *given,
+            "--trainer.max_steps",
+            "300",
+            "--trainer.val_check_interval",
+            "300",
         )
         found[source] = 100 * probe["test/top1"]
     print(
