@@ -92,7 +92,7 @@ bench: $(SETUP) ## performance as ratios to named peers
 
 SEEDS ?= 0 1 2
 JOBS ?= 2
-tokenizer-ablation: $(SETUP) ## what each part of stage 1 is worth: DATA="nw_ucla utd_mhad" SEEDS="0 1 2" JOBS=2
+tokenizer-ablation: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## what each part of stage 1 is worth: DATA="nw_ucla utd_mhad" SEEDS="0 1 2" JOBS=2
 	$(BIN)/python -m benchmarks.tokenizer_ablation $(DATA) --seeds $(SEEDS) --jobs $(JOBS)
 
 tensorboard: $(SETUP) ## watch the runs

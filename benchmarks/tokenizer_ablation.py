@@ -27,20 +27,21 @@ COLUMNS = {
 
 
 def fit(folder: Path, configs: list[str], *arguments: str) -> dict[str, float]:
-    """One run of the command, in its own process with one thread; what it measured on the test split."""
-    results = folder / "results.json"
-    if not results.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "skeleton_llm.cli.main", "fit"]
-        for config in configs:
-            command += ["--config", str(ROOT / "configs" / f"{config}.yaml")]
-        command += ["--trainer.default_root_dir", str(folder), "--trainer.enable_progress_bar", "false", *arguments]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        with (folder / "log.txt").open("w") as log:
-            done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False, env=environment)
-        if done.returncode:
-            raise SystemExit(f"{folder / 'log.txt'}: the run ended with exit code {done.returncode}")
-    found: dict[str, float] = json.loads(results.read_text())
+    """One run of the command, in its own process with one thread; what it measured on the test split.
+
+    The command itself knows a finished run, goes on with an interrupted one, and refuses one of another config.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "skeleton_llm.cli.main", "fit"]
+    for config in configs:
+        command += ["--config", str(ROOT / "configs" / f"{config}.yaml")]
+    command += ["--trainer.default_root_dir", str(folder), "--trainer.enable_progress_bar", "false", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (folder / "log.txt").open("w") as log:
+        done = subprocess.run(command, cwd=ROOT, stdout=log, stderr=log, check=False, env=environment)
+    if done.returncode:
+        raise SystemExit(f"{folder / 'log.txt'}: the run ended with exit code {done.returncode}")
+    found: dict[str, float] = json.loads((folder / "results.json").read_text())
     return found
 
 

@@ -21,8 +21,8 @@ class CodeMeaning(L.Callback):
     """
 
     def __init__(self, num_tokens: int = 40) -> None:
-        if num_tokens < 1:
-            raise ValueError(f"num_tokens must be at least 1, got {num_tokens}")
+        if not 1 <= num_tokens <= 500:
+            raise ValueError(f"num_tokens must lie between 1 and 500, more fit on no picture; got {num_tokens}")
         self.num_tokens = num_tokens
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -47,12 +47,17 @@ class CodeMeaning(L.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self.table.update(outputs["indices"], outputs["mask"], batch["labels"])
+        vqvae: Any = pl_module.vqvae
+        sentences = len(outputs["indices"]) * (vqvae.num_persons if vqvae.apart else 1)  # as the context loss has them
+        length = outputs["indices"].numel() // max(sentences, 1)
         for metric in self.pairs.values():
-            metric.update(outputs["indices"], outputs["mask"])
+            metric.update(*(outputs[name].reshape(sentences, length) for name in ("indices", "mask")))
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         table = self.table.compute().cpu()
         correlations = {kind: metric.compute().cpu() for kind, metric in self.pairs.items()}
+        if not pl_module.vqvae.quantizer.ready:
+            return
         for writer in writers(trainer):
             step = trainer.global_step
             for kind, found in correlations.items():

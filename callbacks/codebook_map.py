@@ -12,6 +12,11 @@ from skeleton_llm.metrics import CodebookUsage, LatentNorms, NormReport
 from skeleton_llm.plotting import plot_poincare_disk
 
 
+def latent_norms(quantizer: Any) -> LatentNorms:
+    """An empty histogram; flat space has no boundary to reach."""
+    return LatentNorms(quantizer.curvature if quantizer.geometry == "hyperbolic" else 0.0)
+
+
 class CodebookMap(L.Callback):
     """After each validation: the codebook in the Poincare disk, norms of tokens and latents.
 
@@ -30,7 +35,7 @@ class CodebookMap(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.usage = CodebookUsage(pl_module.num_codes)
-        self.norms = LatentNorms(pl_module.vqvae.quantizer.curvature)
+        self.norms = latent_norms(pl_module.vqvae.quantizer)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for metric in (self.usage, self.norms):
@@ -56,11 +61,12 @@ class CodebookMap(L.Callback):
             codebook = quantizer.codebook().cpu()
             norms = codebook.norm(dim=-1)
             writer.add_scalar("norms/token_spread", norms.std() / norms.mean(), step)
-            writer.add_histogram("norms/tokens", norms, step)
+            if len(finite := norms[norms.isfinite()]):  # an empty histogram would end the run
+                writer.add_histogram("norms/tokens", finite, step)
             if latents.number:
                 writer.add_scalar("norms/latent_saturation", latents.saturation, step)
                 _add_histogram(writer, "norms/latents", latents, step)
-            if codebook.isfinite().all():
+            if codebook.isfinite().all() and quantizer.ready:
                 words = self._nearest_words(pl_module.llm, codebook, counts) if self.label_words else None
                 figure = plot_poincare_disk(codebook.numpy(), counts.numpy(), quantizer.curvature, words)
                 writer.add_figure("codebook/poincare_disk", figure, step)
@@ -71,7 +77,7 @@ class CodebookMap(L.Callback):
             table = llm.words()
             self.words, self.tokenizer = F.normalize(table - table.mean(0), dim=-1), llm.tokenizer()
         most = counts.topk(min(self.label_words, int((counts > 0).sum()))).indices
-        nearest = (codebook[most] @ self.words.mT).argmax(-1)
+        nearest = (codebook[most].to(self.words) @ self.words.mT).argmax(-1)
         return {
             token: self.tokenizer.decode([word]).strip()
             for token, word in zip(most.tolist(), nearest.tolist(), strict=True)

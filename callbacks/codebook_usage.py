@@ -70,7 +70,7 @@ class CodebookUsageMonitor(L.Callback):
         if lived:
             self.lifetimes.agree(step)
         for writer in writers(trainer):
-            if counts.sum() > 0:
+            if counts.sum() > 0 and pl_module.vqvae.quantizer.ready:
                 self._write_usage(writer, counts, step)
             if lived:
                 writer.add_histogram("codebook/token_idle_steps", self.lifetimes.idle(step), step)

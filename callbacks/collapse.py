@@ -9,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
+from callbacks.codebook_map import latent_norms
 from callbacks.writers import writers
-from skeleton_llm.metrics import CodebookUsage, LatentNorms, usage_report
+from skeleton_llm.metrics import CodebookUsage, usage_report
 
 _MARKED = 0.005  # of a norm: twice this spread takes the perplexity from 479 to 16 of 512 (networks/quantizer.py)
 
@@ -42,7 +43,7 @@ def likely_cause(signs: Signs) -> str:
     if signs.saturation > 0.5:
         return (
             f"{100 * signs.saturation:.0f} % of the latents sit on the ball's boundary:"
-            " set network.latents to layer_norm"
+            " set network.latents to layer_norm with latent_norm 1, or lower network.curvature"
         )
     if signs.moved > 0.5:
         return f"the codebook moves {100 * signs.moved:.0f} % from one validation to the next: lower optimization.lr"
@@ -65,7 +66,7 @@ class CollapseAlarm(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.usage = CodebookUsage(pl_module.num_codes)
-        self.norms = LatentNorms(pl_module.vqvae.quantizer.curvature)
+        self.norms = latent_norms(pl_module.vqvae.quantizer)
         self.loss: Tensor | None = None
         self.directions: Tensor | None = None
 

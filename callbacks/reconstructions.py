@@ -10,6 +10,8 @@ from PIL import Image
 from callbacks.writers import add_picture, writers
 from skeleton_llm.plotting import blank, draw_frames, join_gif
 
+_MOST_FRAMES = 64  # of a GIF; longer clips are thinned
+
 
 class Reconstructions(L.Callback):
     """After each validation: the same validation clips beside what their action sentences give back, as a GIF.
@@ -38,15 +40,20 @@ class Reconstructions(L.Callback):
         joints, persons = (batch[name] for name in ("joints", "persons"))
         again, there = vqvae.decode(*vqvae.encode(joints, persons, batch.get("lengths")))
         again = (again * there[:, None, :, None, None])[:, : joints.shape[1]]
-        for row, before, after, label in zip(rows, joints, again.to(joints), batch["labels"].tolist(), strict=True):
+        lengths = batch["lengths"].tolist() if "lengths" in batch else [joints.shape[1]] * len(rows)
+        for row, both, length, label in zip(
+            rows, torch.stack([joints, again.to(joints)], 1), lengths, batch["labels"].tolist(), strict=True
+        ):
             name = data.class_names[label] if label >= 0 else ""
-            gif = _side_by_side(before.float().cpu().numpy(), after.float().cpu().numpy(), data.layout, name)
+            before, after = both[:, : length : -(-length // _MOST_FRAMES)].float().cpu().numpy()
+            gif = _side_by_side(before, after, data.layout, name)
             for writer in found_writers:
                 add_picture(writer, f"reconstructions/clip_{row}", gif[0], join_gif(gif), trainer.global_step)
 
 
 def _side_by_side(before: np.ndarray, after: np.ndarray, layout: str, name: str) -> list[Image.Image]:
-    left, right = draw_frames(before, layout, name), draw_frames(after, layout, "from its action sentence")
+    left = draw_frames(before, layout, name, beside=after)
+    right = draw_frames(after, layout, "from its action sentence", beside=before)
     frames = []
     for a, b in zip(left, right, strict=True):
         frame = blank(a.width + b.width, a.height)

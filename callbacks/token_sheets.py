@@ -92,7 +92,7 @@ class TokenSheets(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         counts = self.usage.compute().cpu()
-        if not (found := writers(trainer)):
+        if not (found := writers(trainer)) or not pl_module.vqvae.quantizer.ready:
             return
         tokens = counts.topk(min(self.num_tokens, int((counts > 0).sum()))).indices.tolist()
         sheets = {token: places for token in tokens if len(places := self.places.of(token))}

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections import deque
@@ -135,8 +136,11 @@ def _read_identity(path: Path) -> dict[str, Any]:
     raise ValueError(f"{path} is not about sentences and would be lost; give another --out")
 
 
-def sentences(tokenizer: "ActionTokenizer", data: PreparedDataset, batch_size: int) -> Iterator[list[int]]:
-    """Each clip's tokens that count, in the dataset's order; a thread reads one batch while another is encoded."""
+def sentences(tokenizer: "ActionTokenizer", data: PreparedDataset, batch_size: int) -> Iterator[list[list[int]]]:
+    """Each clip's sentences in the dataset's order, one, or one for each person (empty where absent).
+
+    A thread reads one batch while another is encoded.
+    """
     from skeleton_llm.skeletons.batches import read_batch
 
     def read(first: int) -> Any:
@@ -151,21 +155,26 @@ def sentences(tokenizer: "ActionTokenizer", data: PreparedDataset, batch_size: i
             ahead.extend(thread.submit(read, first) for first in islice(starts, 1))
             lengths = None if lengths is None else lengths.to(tokenizer.device)
             tokens, mask = tokenizer.sentences(joints.to(tokenizer.device), persons.to(tokenizer.device), lengths)
-            for sentence, counts in zip(tokens.tolist(), mask.tolist(), strict=True):
-                yield [token for token, there in zip(sentence, counts, strict=True) if there]
+            people = tokenizer.num_persons if tokenizer.vqvae.apart else 1
+            tokens, mask = tokens.unflatten(1, (people, -1)), mask.unflatten(1, (people, -1))
+            for clip, counts in zip(tokens.tolist(), mask.tolist(), strict=True):
+                yield [[t for t, there in zip(*one, strict=True) if there] for one in zip(clip, counts, strict=True)]
 
 
-def write(out: Path, identity: dict[str, Any], data: PreparedDataset, found: Iterator[list[int]]) -> int:
+def write(out: Path, identity: dict[str, Any], data: PreparedDataset, found: Iterator[list[list[int]]]) -> int:
     """Write the lines and the identity, both whole or not at all; returns the number of tokens."""
     out.parent.mkdir(parents=True, exist_ok=True)
     about = out.with_suffix(".json")
-    lines, facts = (path.with_name(f".{path.name}.part") for path in (out, about))
+    lines, facts = (path.with_name(f".{path.name}.{os.getpid()}.part") for path in (out, about))
     total, shown = 0, tqdm(found, total=len(data), unit="clip", desc="tokenizing", file=sys.stderr, disable=None)
     try:
         with lines.open("w") as file:
-            for row, tokens in zip(_facts(data), shown, strict=True):
-                file.write(json.dumps({**row, "tokens": tokens}) + "\n")
-                total += len(tokens)
+            for row, persons in zip(_facts(data), shown, strict=True):
+                line = {**row, "tokens": [token for tokens in persons for token in tokens]}
+                if len(persons) > 1:
+                    line["tokens_per_person"] = [len(tokens) for tokens in persons]
+                file.write(json.dumps(line) + "\n")
+                total += len(line["tokens"])
         facts.write_text(json.dumps({**identity, "num_tokens": total}, indent=1))
         about.unlink(missing_ok=True)  # an old identity must never stand beside new sentences
         lines.replace(out)

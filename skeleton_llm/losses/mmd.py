@@ -140,17 +140,22 @@ class WordMMD(nn.Module):
         self.bandwidths = word_bandwidths(self.words)
         self._word_word: Tensor | None = None
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "WordMMD":  # noqa: FBT001, FBT002  (torch's signature)
+        """Move or convert the words with the module, as if they were buffers."""
+        super()._apply(fn, recurse)
+        self.words, self._mean, self._square = fn(self.words), fn(self._mean), fn(self._square)
+        self._word_word = None
+        return self
+
     def _placed(self, vectors: Tensor) -> Tensor:
         return expmap0(vectors, self.curvature) if self.coordinates == "ball" else vectors
 
     def forward(self, codes: Float[Tensor, "N D"]) -> Float[Tensor, ""]:
         """Squared MMD of ``codes`` to all words; in training, estimated from a fresh sample if ``rows`` is set."""
-        if self.words.device != codes.device or self.words.dtype != codes.dtype:
-            self.words, self._word_word = self.words.to(codes), None
-            self._mean, self._square = self._mean.to(codes), self._square.to(codes)
         with torch.autocast(codes.device.type, enabled=False):
             if self._word_word is None:
-                self._word_word = mean_kernel(self.words, self.words, self.bandwidths)
+                with torch.inference_mode(mode=False), torch.no_grad():  # a validation may be the first to ask
+                    self._word_word = mean_kernel(self.words, self.words, self.bandwidths)
             placed = self._placed(codes)
             if not self.training or self.rows is None or self.rows >= len(self.words):
                 return mmd(placed, self.words, self.bandwidths, self._word_word)

@@ -128,13 +128,16 @@ class ActionTokenizer(nn.Module):
         """Joints in metres in the body's frame, as ``encode`` saw them; who is absent, and what is masked, is 0.
 
         Raises:
-            ValueError: a token that the codebook does not have, or no whole number of steps.
+            ValueError: a token that the codebook does not have, no whole number of steps, or no mask where a clip has
+                a sentence for each person.
         """
         tokens = tokens.to(self.device)
         if len(tokens.flatten()) and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.num_codes:
             raise ValueError(
                 f"tokens must lie in 0 to {self.num_codes - 1}, got {int(tokens.min())} to {int(tokens.max())}"
             )
+        if self.vqvae.apart and mask is None:
+            raise ValueError("this tokenizer writes a sentence a person: decode wants the mask that encode gave")
         step = self.vqvae.config.tokens_per_step * (self.num_persons if self.vqvae.apart else 1)
         if tokens.shape[-1] % step or tokens.shape[-1] == 0:
             raise ValueError(f"a sentence of this tokenizer has a multiple of {step} tokens, got {tokens.shape[-1]}")
@@ -214,8 +217,9 @@ class ActionTokenizer(nn.Module):
         return Clip(joints, self.layout)
 
     def fingerprint(self) -> str:
-        """SHA-256 of every weight, by name: two tokenizers with one fingerprint write the same sentences."""
-        digest = hashlib.sha256()
+        """SHA-256 of the sizes and of every weight: one fingerprint, one sentence for the same preprocessed clip."""
+        shape = {"network": asdict(self.vqvae.config), "layout": self.layout, "num_persons": self.num_persons}
+        digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         for name, tensor in sorted(self.vqvae.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

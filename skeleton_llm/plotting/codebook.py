@@ -49,6 +49,11 @@ def plot_usage(counts: np.ndarray) -> Figure:
     return figure
 
 
+def plain(names: Sequence[str]) -> list[str]:
+    """Names in letters that matplotlib's font has; draw them with ``parse_math=False``."""
+    return [name.encode("ascii", "backslashreplace").decode() for name in names]
+
+
 def _logarithmic() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6, 4))
     return figure, figure.add_axes((0.13, 0.13, 0.84, 0.78))
@@ -67,7 +72,7 @@ def plot_class_heat_map(table: np.ndarray, class_names: Sequence[str], *, num_to
     axes.imshow(share[:, order], cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_title("P(class | token), white 0 to blue 1", fontsize=9)
     axes.set_xticks(range(len(used)), [str(token) for token in used[order]], rotation=90, fontsize=7)
-    axes.set_yticks(range(len(class_names)), class_names, fontsize=7)
+    axes.set_yticks(range(len(class_names)), plain(class_names), fontsize=7, parse_math=False)
     axes.set_xlabel(f"token (the {len(used)} most used)")
     return figure
 
@@ -81,8 +86,11 @@ def disk_positions(codebook: np.ndarray, curvature: float = 1.0) -> np.ndarray:
     """
     vectors = codebook.astype(np.float64)
     centred = vectors - vectors.mean(0)
-    strength, places = np.linalg.eigh(centred @ centred.T)  # the smaller matrix wherever codes are wide
-    axes = centred.T @ (places[:, :-3:-1] / np.sqrt(strength[:-3:-1].clip(1e-12)))  # [D, 2], of length 1
+    if len(vectors) < vectors.shape[1]:  # the smaller of two matrices with the same strengths
+        strength, places = np.linalg.eigh(centred @ centred.T)
+        axes = centred.T @ (places[:, :-3:-1] / np.sqrt(strength[:-3:-1].clip(1e-12)))  # [D, 2], of length 1
+    else:
+        axes = np.linalg.eigh(centred.T @ centred)[1][:, :-3:-1]
     plane = vectors @ axes
     plane = plane * np.where(plane.max(0) >= -plane.min(0), 1, -1)
     length = np.linalg.norm(plane, axis=1, keepdims=True).clip(1e-12) * curvature**0.5
@@ -103,8 +111,7 @@ def plot_poincare_disk(
     axes.scatter(x[~dead], y[~dead], s=area, alpha=0.5, linewidths=0, label="in use, area by usage")
     axes.scatter(x[dead], y[dead], s=16, marker="x", color="tab:red", linewidths=0.8, label="dead")
     for token, word in (words or {}).items():
-        plain = word.encode("ascii", "backslashreplace").decode()  # matplotlib's font lacks most scripts
-        axes.annotate(plain, 1.08 * places[token], fontsize=7, ha="center", va="center", parse_math=False)
+        axes.annotate(plain([word])[0], 1.08 * places[token], fontsize=7, ha="center", va="center", parse_math=False)
     axes.set_aspect("equal")
     axes.set_axis_off()
     axes.set_title(f"{len(dead) - dead.sum()} of {len(dead)} tokens in use, two principal directions")

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from skeleton_llm.plotting.codebook import plain
+
 
 def plot_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Row-normalised shares [C, C], truth in rows; numbers are written where there are at most 30 classes."""
@@ -14,8 +16,8 @@ def plot_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     axes = figure.subplots()
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, shrink=0.8, label="share of the row")
-    axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set_xticks(range(len(class_names)), plain(class_names), rotation=90, parse_math=False)
+    axes.set_yticks(range(len(class_names)), plain(class_names), parse_math=False)
     axes.set_xlabel("answer")
     axes.set_ylabel("truth")
     if len(class_names) <= 30:

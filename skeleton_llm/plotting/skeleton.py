@@ -23,16 +23,21 @@ def blank(width: int, height: int) -> Image.Image:
     return image
 
 
-def draw_frames(joints: Joints, layout: str, title: str = "", *, numbers: list[int] | None = None) -> list[Image.Image]:
+def draw_frames(
+    joints: Joints, layout: str, title: str = "", *, numbers: list[int] | None = None, beside: Joints | None = None
+) -> list[Image.Image]:
     """Each frame of joints (+y up) as the camera sees it along z, a little from the side; 2D layouts as in the image.
 
     Bones and joints of the layout, a colour for each person, the title and the frame's number (``numbers``, by default
-    from 0) of how many. A person whose joints are all zero in a frame is not drawn there.
+    from 0) of how many. A person whose joints are all zero in a frame is not drawn there. Place and size are chosen for
+    the clip and for what will be shown ``beside`` it, so that the two can be compared.
     """
     kind = find_layout(layout)
-    flat = (joints if kind.planar else joints @ _ASIDE)[..., :2]
+    flat, *others = [(part if kind.planar else part @ _ASIDE)[..., :2] for part in (joints, beside) if part is not None]
     seen: np.ndarray = np.asarray(joints.any(axis=(-1, -2)))
     shown = flat[seen].reshape(-1, 2)
+    if beside is not None:
+        shown = np.concatenate([shown, others[0][beside.any(axis=(-1, -2))].reshape(-1, 2)])
     low, high = (shown.min(0), shown.max(0)) if len(shown) else (np.zeros(2), np.ones(2))
     scale = (_SIZE - 2 * _MARGIN) / max(float((high - low).max()), 1e-3)
     places = (flat - (low + high) / 2) * scale * -1 + _SIZE / 2  # +x lies to the sensor's left, +y up

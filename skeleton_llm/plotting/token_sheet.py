@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from skeleton_llm.plotting.skeleton import blank, draw_frames
 
-_CELL, _CAPTION, _COLUMNS = 160, 32, 3
+_CELL, _CAPTION, _COLUMNS, _LETTERS = 160, 32, 3, 28
 _BLACK = 1  # of the shared palette
 
 
@@ -28,7 +28,8 @@ def draw_poses(poses: Sequence[Pose], layout: str) -> Image.Image:
     for index, pose in enumerate(poses):
         x, y = _CELL * (index % _COLUMNS), (_CELL + _CAPTION) * (index // _COLUMNS)
         sheet.paste(_small(draw_frames(pose.joints[None], layout)[0]), (x, y))
-        canvas.multiline_text((x + 4, y + _CELL), pose.caption, fill=_BLACK, font=font, spacing=2)
+        lines = [line if len(line) <= _LETTERS else line[: _LETTERS - 3] + "..." for line in pose.caption.split("\n")]
+        canvas.multiline_text((x + 4, y + _CELL), "\n".join(lines), fill=_BLACK, font=font, spacing=2)
     return sheet
 
 

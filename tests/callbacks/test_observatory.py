@@ -46,6 +46,27 @@ def observed(small_data, tmp_path_factory):
     return folder, read(folder)
 
 
+def test_sentences_of_persons_and_clips_of_their_own_length_are_watched_too(small_data, tmp_path):
+    more = ["--model.init_args.network.persons", "sentences", "--data.init_args.preprocess.length", "whole"]
+    run(stage1_arguments(small_data, tmp_path, *more))
+    events = read(tmp_path)
+    assert set(events.Tags()["scalars"]) >= SCALARS
+    assert all(math.isfinite(events.Scalars(tag)[-1].value) for tag in SCALARS)
+    tags = events.Tags()["images"]
+    assert {"codebook/class_heat_map", "codebook/poincare_disk", "reconstructions/clip_0"} <= set(tags)
+    assert sum(tag.startswith("tokens/") for tag in tags) >= 6
+    clips = [tag for tag in tags if tag.startswith("reconstructions/")]
+    counts = [Image.open(io.BytesIO(events.Images(tag)[-1].encoded_image_string)).n_frames for tag in clips]
+    assert all(1 < count <= 64 for count in counts)  # cut to the clip, thinned where it is long
+
+
+@pytest.mark.filterwarnings("ignore:Encountered .nan. values", "ignore:the codebook is collapsing")
+def test_a_codebook_of_nan_ends_no_run(small_data, tmp_path):
+    """Every watcher after a validation whose weights are not numbers."""
+    run(stage1_arguments(small_data, tmp_path, "--model.init_args.optimization.lr", "1e30"))
+    assert not math.isfinite(read(tmp_path).Scalars("val/loss")[-1].value)
+
+
 def test_every_number_of_a_run_is_there_at_every_validation(observed):
     _, events = observed
     tags = events.Tags()
@@ -119,8 +140,10 @@ class Stub(BoringModel):
         codebook = torch.nn.functional.normalize(torch.randn(64, 16), dim=-1) if codebook is None else codebook
         self.num_codes = len(codebook)
         pairs = torch.arange(self.num_codes).view(-1, 2)
-        quantizer = SimpleNamespace(codebook=lambda: codebook, ready=ready, curvature=1.0, pairs=pairs)
-        self.vqvae = SimpleNamespace(quantizer=quantizer)
+        quantizer = SimpleNamespace(
+            codebook=lambda: codebook, ready=ready, curvature=1.0, geometry="hyperbolic", pairs=pairs
+        )
+        self.vqvae = SimpleNamespace(quantizer=quantizer, apart=False, num_persons=1)
         self.llm = LanguageModel()
         latents = torch.full((*indices.shape, 16), 0.25) if latents is None else latents
         self.seen = {"indices": indices, "mask": torch.ones_like(indices, dtype=torch.bool), "latents": latents}
@@ -219,7 +242,7 @@ def test_an_alarm_names_the_cause_it_sees(tmp_path):
     ("signs", "advice"),
     [
         (Signs(0.02, 0.02, 0.9, 1.0, 1.0), "narrow network.token_norms"),
-        (Signs(0.02, 0.0, 0.9, 1.0, 1.0), "layer_norm"),
+        (Signs(0.02, 0.0, 0.9, 1.0, 1.0), "or lower network.curvature"),
         (Signs(0.001, 0.0, 0.1, 0.8, 1.0), "lower optimization.lr"),
         (Signs(0.02, 0.02, 0.9, 0.0, math.nan), "the loss is nan: lower optimization.lr"),
         (Signs(0.02, -0.02, 0.1, 0.1, 1.0), "model.quantize_after"),

@@ -52,7 +52,9 @@ def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled
 
 @pytest.mark.parametrize("case", ["fifty", "fifty_ragged", "fifty_ema"])
 def test_codebooks_of_two_ranks_are_the_same_after_50_steps(small_data, tmp_path, case):
-    codebooks = ranks_ended(small_data, tmp_path / "two.pt", 2, case)["codebooks"]
+    found = ranks_ended(small_data, tmp_path / "two.pt", 2, case)
+    codebooks = found["codebooks"]
+    assert found["revived"] > 0
     assert codebooks[0].equal(codebooks[1])
     norms = codebooks.view(2, 32, -1).norm(dim=-1)
     assert norms.min() > 0.96  # nobody was revived onto padding
@@ -136,7 +138,7 @@ for name, gradient in found[0][1].items():
     torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-6)
 from torch._dynamo.utils import counters
 assert not counters["graph_break"], counters["graph_break"]
-assert counters["stats"]["unique_graphs"] >= 1, counters["stats"]
+assert counters["stats"]["unique_graphs"] <= 8, counters["stats"]  # one more would be refused
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -90,6 +90,16 @@ def test_autocast_changes_nothing():
         assert WordMMD(words)(codes).equal(plain)
 
 
+def test_a_validation_may_be_the_first_to_ask():
+    module, codes = WordMMD(torch.randn(50, 8), rows=20).double(), torch.randn(4, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        value = module.eval()(codes)
+    given = codes.clone().requires_grad_()
+    module.train()(given).backward()
+    assert given.grad.isfinite().all()
+    assert value.dtype == torch.float64
+
+
 def test_ball_coordinates_compare_ball_points():
     generator = torch.Generator().manual_seed(3)
     words = torch.randn(200, 8, generator=generator)

@@ -1,7 +1,9 @@
 import io
 
 import numpy as np
+import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from skeleton_llm.geometry import expmap0
@@ -148,3 +150,19 @@ def test_a_sheet_of_poses_has_a_caption_below_each():
         assert (pixels[y + 160 : y + 192, x : x + 160] < 200).sum() > 20
     assert (pixels[192:, 160:] == 255).all()
     assert colours(sheet) >= {(31, 119, 180), (0, 0, 0)}
+
+
+def test_any_class_name_can_be_drawn():
+    names = ["pay $5_$", "$^$", "\u5750\u4e0b"]
+    for figure in (plot_class_heat_map(np.eye(3), names), plot_confusion(np.eye(3), names)):
+        FigureCanvasAgg(figure).draw()
+
+
+def test_two_clips_side_by_side_share_place_and_size():
+    body = np.random.default_rng(0).normal(size=(4, 1, 25, 3)).astype(np.float32)
+    small = 0.5 * body + 1.0
+    alone = [draw_frames(clip, "ntu25")[0] for clip in (body, small)]
+    assert np.array_equal(*(np.array(frame) for frame in alone))  # each fitted to its own extent
+    left, right = draw_frames(body, "ntu25", beside=small)[0], draw_frames(small, "ntu25", beside=body)[0]
+    height = [np.ptp(np.nonzero(np.array(frame)[:-20] > 1)[0]) for frame in (left, right)]
+    assert height[1] / height[0] == pytest.approx(0.5, abs=0.05)

@@ -31,6 +31,9 @@ class Watched(LitVQVAE):
         return out
 
     def on_before_optimizer_step(self, optimizer):
+        before = self.vqvae.quantizer.direction.detach().clone()
+        super().on_before_optimizer_step(optimizer)
+        self.revived = getattr(self, "revived", 0) + int((self.vqvae.quantizer.direction != before).any(-1).sum())
         if self.global_step == 0:
             self.gradients = {n: p.grad.clone() for n, p in self.vqvae.named_parameters() if p.grad is not None}
 
@@ -46,7 +49,12 @@ class Keep(L.Callback):
         names = [name for name in trainer.callback_metrics if name.startswith("val/")]
         metrics = {name: float(trainer.callback_metrics[name]) for name in names}
         if trainer.is_global_zero:
-            kept = {"loss": module.first_loss, "gradients": module.gradients, "codebooks": codebooks}
+            kept = {
+                "loss": module.first_loss,
+                "gradients": module.gradients,
+                "codebooks": codebooks,
+                "revived": module.revived,
+            }
             torch.save({**kept, "metrics": json.dumps(metrics)}, self.out)
 
 
