@@ -32,7 +32,7 @@ def ranks_ended(data: Path, out: Path, ranks: int, case: str) -> dict:
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize("case", ["plain", "running", "ragged"])
+@pytest.mark.parametrize("case", ["plain", "ragged", pytest.param("running", marks=pytest.mark.slow)])
 def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled_batch(small_data, tmp_path, case):
     one, two = (ranks_ended(small_data, tmp_path / f"{ranks}.pt", ranks, case) for ranks in (1, 2))
     assert two["loss"].item() == pytest.approx(one["loss"].item(), rel=1e-5)
@@ -50,6 +50,7 @@ def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled
             assert right[name] == pytest.approx(value, rel=0.02 if counted else 1e-3, abs=1e-3), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["fifty", "fifty_ragged", "fifty_ema"])
 def test_codebooks_of_two_ranks_are_the_same_after_50_steps(small_data, tmp_path, case):
     found = ranks_ended(small_data, tmp_path / "two.pt", 2, case)
