@@ -29,9 +29,9 @@ def context_loss(
     half, odd = divmod(counts.shape[1], 2)
     if odd:
         raise ValueError(f"the context loss pairs codes, so their number must be even, got {counts.shape[1]}")
-    left, right = (
-        (counts[:, :half], counts[:, half:]) if pairs is None else (counts[:, pairs[:, 0]], counts[:, pairs[:, 1]])
-    )
+    # one gather for both sides: two of them make torch 2.13's compiler write beyond its memory on CPUs
+    by_pair = counts if pairs is None else counts.index_select(1, pairs.mT.flatten())
+    left, right = by_pair.split(half, dim=1)
     together = left.minimum(right).sum(-1)
     length = counts.detach().sum(-1)
     real = length > 0

@@ -101,7 +101,8 @@ def test_the_training_step_never_waits_for_the_device(small_data, length, codebo
     assert len(syncs.found) == 2
 
 
-def test_the_step_compiles_as_one_graph_and_gives_the_same(small_data):
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_the_step_compiles_as_one_graph_and_gives_the_same(small_data, backend):
     script = f"""
 import torch
 from types import SimpleNamespace
@@ -112,7 +113,7 @@ from skeleton_llm.networks import VQVAEConfig
 data = SkeletonDataModule({str(small_data)!r}, "synthetic_xsub", batch_size=4)
 batch = data.batches("train").__getitems__([(0, i) for i in range(4)])
 real = torch.compile
-torch.compile = lambda f, **options: real(f, backend="aot_eager", **options)
+torch.compile = lambda f, **options: real(f, backend={backend!r}, **options)
 found = []
 for compiled in (False, True):
     torch.manual_seed(0)
