@@ -123,7 +123,7 @@ for compiled in (False, True):
     module.log = lambda *args, **kwargs: None
     loss = module.training_step(batch, 0)["loss"]
     loss.backward()
-    if compiled:
+    if compiled and {backend!r} == "aot_eager":  # each form takes inductor half a minute
         # the step before the codebook stands, noise, validation and its smaller last batch
         module.vqvae.quantizer.noise = True
         for ready in (True, False):
