@@ -60,8 +60,8 @@ def discrepancy(words: int, dim: int, codes: int = 512, *, naive: bool) -> None:
     def plain() -> Tensor:
         both = torch.cat([codebook, table])
         squared = both.square().sum(-1)[:, None] + both.square().sum(-1) - 2 * both @ both.mT
-        kernel = sum((-squared / (2 * width)).exp() for width in widths)
-        return kernel[:codes, :codes].mean() + kernel[codes:, codes:].mean() - 2 * kernel[:codes, codes:].mean()  # type: ignore[index]
+        kernel = torch.stack([(-squared / (2 * width)).exp() for width in widths]).sum(0)
+        return kernel[:codes, :codes].mean() + kernel[codes:, codes:].mean() - 2 * kernel[:codes, codes:].mean()
 
     def products() -> Tensor:
         with torch.no_grad():

@@ -38,13 +38,7 @@ class CodeMeaning(L.Callback):
         }
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
         self.table.update(outputs["indices"], outputs["mask"], batch["labels"])
         vqvae: Any = pl_module.vqvae

@@ -7,17 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from callbacks.usage_watcher import BallWatcher
 from callbacks.writers import writers
-from skeleton_llm.metrics import CodebookUsage, LatentNorms, NormReport
+from skeleton_llm.metrics import NormReport
 from skeleton_llm.plotting import plot_poincare_disk
 
 
-def latent_norms(quantizer: Any) -> LatentNorms:
-    """An empty histogram; flat space has no boundary to reach."""
-    return LatentNorms(quantizer.curvature if quantizer.geometry == "hyperbolic" else 0.0)
-
-
-class CodebookMap(L.Callback):
+class CodebookMap(BallWatcher):
     """After each validation: the codebook in the Poincare disk, norms of tokens and latents.
 
     Reads ``indices``, ``mask`` [B, L] and ``latents`` [B, L, D] of the validation step's output.
@@ -32,26 +28,6 @@ class CodebookMap(L.Callback):
             raise ValueError(f"label_words is a number of tokens (0 for none), got {label_words}")
         self.label_words = label_words
         self.words: Tensor | None = None
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.usage = CodebookUsage(pl_module.num_codes)
-        self.norms = latent_norms(pl_module.vqvae.quantizer)
-
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for metric in (self.usage, self.norms):
-            metric.to(pl_module.device).reset()
-
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.usage.update(outputs["indices"][outputs["mask"]])
-        self.norms.update(outputs["latents"], outputs["mask"])
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

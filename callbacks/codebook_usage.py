@@ -5,13 +5,14 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
+from callbacks.usage_watcher import UsageWatcher
 from callbacks.writers import writers
 from skeleton_llm.losses import js_divergence, zipf_target
-from skeleton_llm.metrics import CodebookUsage, TokenLifetimes, usage_report
+from skeleton_llm.metrics import TokenLifetimes, usage_report
 from skeleton_llm.plotting import plot_rank_frequency, plot_usage
 
 
-class CodebookUsageMonitor(L.Callback):
+class CodebookUsageMonitor(UsageWatcher):
     """After each validation: rank-frequency curve against the Zipf target, usage histogram, dead tokens, lifetimes.
 
     Usage is that of the validation set, from ``indices`` and ``mask`` [B, L] of the validation step's output.
@@ -27,11 +28,11 @@ class CodebookUsageMonitor(L.Callback):
         self.patience = patience
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.num_codes: int = pl_module.num_codes
-        self.usage = CodebookUsage(self.num_codes)
-        self.target: Tensor = getattr(pl_module, "zipf_target", zipf_target(self.num_codes)).cpu()
+        super().setup(trainer, pl_module, stage)
+        num_codes: int = pl_module.num_codes
+        self.target: Tensor = getattr(pl_module, "zipf_target", zipf_target(num_codes)).cpu()
         if stage == "fit":
-            self.lifetimes = TokenLifetimes(self.num_codes, self.patience)
+            self.lifetimes = TokenLifetimes(num_codes, self.patience)
 
     def state_dict(self) -> dict[str, Any]:
         lifetimes = getattr(self, "lifetimes", None)
@@ -49,20 +50,6 @@ class CodebookUsageMonitor(L.Callback):
     ) -> None:
         if pl_module.vqvae.quantizer.ready:
             self.lifetimes.update(outputs["indices"], outputs["mask"], trainer.global_step)
-
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.usage.to(pl_module.device).reset()
-
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.usage.update(outputs["indices"][outputs["mask"]])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         counts, step = self.usage.compute().cpu(), trainer.global_step

@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.nn import functional as F
 
-from callbacks.codebook_map import latent_norms
+from callbacks.usage_watcher import BallWatcher
 from callbacks.writers import writers
-from skeleton_llm.metrics import CodebookUsage, usage_report
+from skeleton_llm.metrics import usage_report
 
 _MARKED = 0.005  # of a norm: twice this spread takes the perplexity from 479 to 16 of 512 (networks/quantizer.py)
 
@@ -50,7 +50,7 @@ def likely_cause(signs: Signs) -> str:
     return "no sign of norms, saturation or speed: place it on latents after a warm-up (model.quantize_after)"
 
 
-class CollapseAlarm(L.Callback):
+class CollapseAlarm(BallWatcher):
     """After a validation with a collapsing codebook: one sentence with the likely cause, as a warning and as text.
 
     Reads ``indices``, ``mask`` [B, L] and ``latents`` [B, L, D] of the validation step's output.
@@ -65,8 +65,7 @@ class CollapseAlarm(L.Callback):
         self.collapse_share = collapse_share
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.usage = CodebookUsage(pl_module.num_codes)
-        self.norms = latent_norms(pl_module.vqvae.quantizer)
+        super().setup(trainer, pl_module, stage)
         self.loss: Tensor | None = None
         self.directions: Tensor | None = None
 
@@ -74,22 +73,6 @@ class CollapseAlarm(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.loss = outputs["loss"]
-
-    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for metric in (self.usage, self.norms):
-            metric.to(pl_module.device).reset()
-
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.usage.update(outputs["indices"][outputs["mask"]])
-        self.norms.update(outputs["latents"], outputs["mask"])
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

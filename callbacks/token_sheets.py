@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 
+from callbacks.usage_watcher import UsageWatcher
 from callbacks.writers import add_picture, writers
-from skeleton_llm.metrics import CodebookUsage
 from skeleton_llm.plotting import Pose, draw_poses
 
 _EVERYONE = -1
@@ -43,7 +43,7 @@ def _lot(clips: np.ndarray) -> np.ndarray:
     return (clips + 1) * 2654435761 % 2**32
 
 
-class TokenSheets(L.Callback):
+class TokenSheets(UsageWatcher):
     """After each validation: for each of the most used tokens a sheet of poses of validation clips that it stands for.
 
     A pose is the middle frame of those that the token's step covers. Reads ``indices`` and ``mask`` [B, L] of the
@@ -60,24 +60,18 @@ class TokenSheets(L.Callback):
         self.num_tokens, self.num_clips = num_tokens, num_clips
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.usage = CodebookUsage(pl_module.num_codes)
+        super().setup(trainer, pl_module, stage)
         self.places = Places(self.num_clips)
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.usage.to(pl_module.device).reset()
+        super().on_validation_epoch_start(trainer, pl_module)
         self.places = Places(self.num_clips)
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, *args: Any, **kwargs: Any
     ) -> None:
+        super().on_validation_batch_end(trainer, pl_module, outputs, batch, *args, **kwargs)
         indices, mask = outputs["indices"], outputs["mask"]
-        self.usage.update(indices[mask])
         if not writers(trainer) or not len(indices):
             return
         vqvae: Any = pl_module.vqvae
