@@ -4,8 +4,6 @@ python -m benchmarks.feeder
 """
 
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,9 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.alternate import ratios, show
+from benchmarks.ntu_like import write_ntu_like
 from datamodules import SkeletonDataModule
-from skeleton_llm.skeletons import Augmentation, Clip, Preprocess, write_dataset
-from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
+from skeleton_llm.skeletons import Augmentation, Preprocess
 
 _FRAMES, _PADDED = 64, 300
 
@@ -49,25 +47,11 @@ def sample(clips: np.ndarray, index: int, random: np.random.Generator) -> torch.
     return moved.view(_FRAMES, 3, joints, persons).permute(1, 0, 2, 3).contiguous()
 
 
-def _longer(clips: Iterator[Clip]) -> Iterator[Clip]:
-    """Clips of NTU's length: about 90 frames."""
-    for clip in clips:
-        yield replace(clip, joints=np.repeat(clip.joints, 2, axis=0))
-
-
 def main() -> None:
     """Print the ratio for 256 clips, one thread each."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        write_dataset(
-            Path(folder) / "d",
-            _longer(synthetic_clips(subjects=6)),
-            name="synthetic",
-            layout="ntu25",
-            class_names=CLASS_NAMES,
-            num_persons=2,
-            source="synthetic",
-        )
+        write_ntu_like(Path(folder) / "d")
         augmentation = Augmentation(rotation=0.3, tilt=0.3, scale=0.0, crop=0.5)
         data = SkeletonDataModule(str(Path(folder) / "d"), "synthetic_xsub", Preprocess(_FRAMES, "yaw"), augmentation)
         ours = data.batches("train", augmentation)
