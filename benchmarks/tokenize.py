@@ -8,12 +8,42 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.alternate import ratios, show
 from benchmarks.ntu_like import write_ntu_like
-from skeleton_llm.networks import VQVAEConfig
+from skeleton_llm import ActionTokenizer
+from skeleton_llm.cli.tokenize import identify, sentences, write
+from skeleton_llm.networks import VQVAE, VQVAEConfig
 from skeleton_llm.skeletons import PreparedDataset, Preprocess
+from skeleton_llm.skeletons.batches import read_batch
 
 _BATCH = 256
 _DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def compare(data: PreparedDataset, preprocess: Preprocess, config: VQVAEConfig, dim: int, rounds: int) -> None:
+    """One table."""
+    torch.manual_seed(0)
+    vqvae = VQVAE(config, layout="ntu25", num_persons=2, dim=dim)
+    tokenizer = ActionTokenizer(vqvae, preprocess, {}).to(_DEVICE)
+    out, identity = data.folder.parent / "out.jsonl", identify(tokenizer, data)
+    starts = range(0, len(data), _BATCH)
+    batches = [read_batch(data, range(n, min(n + _BATCH, len(data))), preprocess, 2) for n in starts]
+    batches = [tuple(None if x is None else x.to(_DEVICE) for x in batch) for batch in batches]
+
+    def bare() -> list[list[list[int]]]:
+        return [tokenizer.sentences(*batch)[0].tolist() for batch in batches]
+
+    def one_by_one() -> list[list[list[int]]]:
+        clips = [[data.clip(row) for row in range(n, min(n + _BATCH, len(data)))] for n in starts]
+        return [tokenizer.sentences(*tokenizer.batch(part))[0].tolist() for part in clips]
+
+    functions = {
+        "encoder and search alone, batches in memory": bare,
+        "ours: read, preprocess, encode, write": lambda: write(out, identity, data, sentences(tokenizer, data, _BATCH)),
+        "clip by clip into ActionTokenizer.batch, no writing": one_by_one,
+    }
+    what = f"{preprocess.length}, width {config.width}, depth {config.depth}, dim {dim}"
+    show(f"{len(data)} clips on {_DEVICE}: {what} (ratio to the encoder alone)", ratios(functions, rounds))
 
 
 def main() -> None:
