@@ -22,7 +22,7 @@ MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
 .PHONY: help setup demo prepare doctor stage1 stage2 tokenize probe test test-slow lint fuzz bench tokenizer-ablation tensorboard builtin-llm
 
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 	@echo "variables: DATA=$(DATA) LLM=folder-or-hub-id RUN=$(RUN) SEED=$(SEED) CONFIG=more.yaml ARGS=\"--trainer.max_steps=500\" RAW=folder"
 
 setup: $(SETUP) ## install everything into .venv (done by the other targets)
