@@ -3,7 +3,9 @@
 python -m benchmarks.losses
 """
 
+import ctypes
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,6 +19,19 @@ from skeleton_llm.networks.usage import token_counts
 def backward(loss: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], object]:
     """One value and its gradients."""
     return lambda: torch.autograd.grad(loss(), leaves)
+
+
+def extra_memory(function: Callable[[], object]) -> float:
+    """MiB that a call adds to the process at its peak (Linux: the kernel's own high-water mark)."""
+
+    def status(key: str) -> int:
+        return int(next(line for line in Path("/proc/self/status").open() if line.startswith(key)).split()[1])
+
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier calls have freed goes back first
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    function()
+    return (status("VmHWM") - before) / 1024
 
 
 def usage(clips: int, length: int, codes: int = 512) -> None:
@@ -37,6 +52,11 @@ def usage(clips: int, length: int, codes: int = 512) -> None:
         together = torch.minimum(counts[:, :half, None], counts[:, None, half:]).diagonal(dim1=1, dim2=2).sum(-1)
         return zipf_loss(counts.sum(0), target) - 2 * together.mean() / length
 
+    def literal() -> Tensor:
+        counts = F.gumbel_softmax(-scale * distances, 0.5, hard=True).sum(1)
+        together = torch.minimum(counts[:, :, None], counts[:, None])[:, range(half), range(half, codes)].sum(-1)
+        return zipf_loss(counts.sum(0), target) - 2 * together.mean() / length
+
     def gumbel() -> Tensor:
         return losses(F.gumbel_softmax(-scale * distances, 0.5, hard=True).sum(1))
 
@@ -47,9 +67,11 @@ def usage(clips: int, length: int, codes: int = 512) -> None:
         "one softmax and its sum (floor)": backward(floor, distances),
         "ours: counts, Zipf, context": backward(ours, distances),
         "F.gumbel_softmax(hard=True), Zipf, context": backward(gumbel, distances),
-        "F.gumbel_softmax(hard=True), minimum by broadcast (peer)": backward(plain, distances),
+        "F.gumbel_softmax(hard=True), minimum of the halves by broadcast": backward(plain, distances),
+        "F.gumbel_softmax(hard=True), minimum by broadcast (peer)": backward(literal, distances),
     }
     show(f"usage losses: {clips} clips of {length} tokens, {codes} codes", ratios(functions, 3))
+    print("  extra memory at the peak, MiB: " + ", ".join(f"{extra_memory(f):.0f}" for f in functions.values()))
 
 
 def discrepancy(words: int, dim: int, codes: int = 512, *, naive: bool) -> None:
@@ -98,4 +120,5 @@ if __name__ == "__main__":
     pull(4096, 5120)
     usage(256, 16)
     discrepancy(32000, 512, naive=False)
+    discrepancy(32000, 5120, naive=False)
     discrepancy(4000, 512, naive=True)

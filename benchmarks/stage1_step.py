@@ -57,3 +57,4 @@ def compare(width: int, dim: int, batch: int) -> None:
 if __name__ == "__main__":
     compare(width=128, dim=128, batch=64)
     compare(width=512, dim=1024, batch=16)
+    compare(width=512, dim=5120, batch=64)
