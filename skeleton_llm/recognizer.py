@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skeleton_llm.language import Answers, LanguageModel, LLMRecognizer, Prompt, Tuning
+from skeleton_llm.language import Answers, LanguageModel, LLMRecognizer, Prompt, Tuning, load_network, save_network
 from skeleton_llm.networks import ActionTokenizer
 from skeleton_llm.skeletons import Clip
 from skeleton_llm.skeletons.readers import read_clip
@@ -67,13 +67,13 @@ class Recognizer:
             FileNotFoundError: a file or the language model is missing.
             ValueError: a file is damaged, or the language model is another one.
         """
-        network = LLMRecognizer.from_pretrained(folder, llm)
+        network = load_network(folder, llm)
         return cls(ActionTokenizer.from_pretrained(Path(folder) / "tokenizer"), network)
 
     def save_pretrained(self, folder: Path | str, llm: LanguageModel, tuning: Tuning, prompt: Prompt) -> None:
         """Write a folder that stands alone but for the language model itself, with a model card."""
         folder = Path(folder)
-        self.network.save_pretrained(folder, llm, tuning, prompt)
+        save_network(self.network, folder, llm, tuning, prompt)
         self.tokenizer.save_pretrained(folder / "tokenizer")
         (folder / "README.md").write_text(_card(self, llm, tuning))
 

@@ -4,6 +4,10 @@ from skeleton_llm.language.llm_recognizer import Answers, LLMRecognizer, Skeleto
 from skeleton_llm.language.loading import LanguageModel
 from skeleton_llm.language.lora import Tuning
 from skeleton_llm.language.prompts import Prompt
+from skeleton_llm.language.saving import load_network, save_network
 from skeleton_llm.language.scoring import NameTrie
 
-__all__ = ["Answers", "LLMRecognizer", "LanguageModel", "NameTrie", "Prompt", "SkeletonReader", "Tuning"]
+__all__ = [
+    "Answers", "LLMRecognizer", "LanguageModel", "NameTrie", "Prompt", "SkeletonReader", "Tuning", "load_network",
+    "save_network",
+]  # fmt: skip

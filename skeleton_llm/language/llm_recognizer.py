@@ -3,23 +3,15 @@
 B clips, L tokens a clip, D width, C classes, P prompt length, A longest answer with its end, V words.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
-from peft import PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from skeleton_llm.language.loading import LanguageModel
-from skeleton_llm.language.lora import Tuning
 from skeleton_llm.language.prompts import Prompt
 from skeleton_llm.language.scoring import NameTrie, pad
 
@@ -164,63 +156,6 @@ class LLMRecognizer(nn.Module):
             pad_token_id=self.text.pad_token_id,
         )
         return [text.strip() for text in self.text.batch_decode(out, skip_special_tokens=True)]
-
-    def save_pretrained(self, folder: Path | str, llm: LanguageModel, tuning: Tuning, prompt: Prompt) -> None:
-        """Write what was learned and what it was learned on: a PEFT adapter or all weights, the map, ``llm.json``."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            "llm": asdict(llm),
-            "llm_fingerprint": llm.fingerprint(),
-            "tuning": asdict(tuning),
-            "prompt": asdict(prompt),
-            "class_names": self.class_names,
-            "input_map": self.input_map is not None,
-            "word_norm": self.word_norm.item(),  # of the words before full tuning moved them
-        }
-        (folder / "llm.json").write_text(json.dumps(config, indent=1))
-        if tuning.mode == "lora":
-            self.llm.save_pretrained(folder / "adapter")  # type: ignore[operator]
-        elif tuning.mode == "full":
-            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.llm.named_parameters()}
-            save_file(weights, folder / "llm.safetensors")
-        if self.input_map is not None:
-            save_file(self.input_map.state_dict(), folder / "input_map.safetensors")
-
-    @classmethod
-    def from_pretrained(cls, folder: Path | str, llm: str | None = None) -> "LLMRecognizer":
-        """Read a folder that ``save_pretrained`` wrote; ``llm`` says where its language model lies now, if elsewhere.
-
-        Raises:
-            FileNotFoundError: a file or the language model is missing.
-            ValueError: the language model is not the one that was tuned, or the folder is damaged.
-        """
-        folder = Path(folder)
-        if not (folder / "llm.json").is_file():
-            raise FileNotFoundError(
-                f'{folder / "llm.json"} is missing: expected the recogniser that stage 2 exports; run "make stage2"'
-            )
-        try:
-            config = json.loads((folder / "llm.json").read_text())
-            spec, tuning = LanguageModel(**config["llm"]), Tuning(**config["tuning"])
-            spec.name = llm or spec.name
-            if spec.fingerprint() != config["llm_fingerprint"]:
-                raise ValueError(f"was tuned on another language model than {spec.name}; name the right one with --llm")
-            base = spec.load()
-            if tuning.mode == "lora":
-                base = PeftModel.from_pretrained(base, str(folder / "adapter"))  # type: ignore[assignment]
-            elif tuning.mode == "full":
-                base.float().load_state_dict(load_file(folder / "llm.safetensors"), strict=False)
-            prompt, names = Prompt(**config["prompt"]), config["class_names"]
-            recognizer = cls(base, spec.tokenizer(), names, prompt, input_map=config["input_map"])
-            recognizer.word_norm.fill_(config["word_norm"])
-            if recognizer.input_map is not None:
-                recognizer.input_map.load_state_dict(load_file(folder / "input_map.safetensors"))
-        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            if str(error).startswith("was tuned"):
-                raise ValueError(f"{folder}: {error}") from error
-            raise ValueError(f"{folder}: a damaged recogniser ({error}); export it again from stage 2") from error
-        return recognizer.eval()
 
 
 def _ids(text: PreTrainedTokenizerBase, piece: str) -> list[int]:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning
+from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning, load_network, save_network
 from skeleton_llm.language.prompts import UNSEEN
 
 NAMES = ["sit", "sit down", "wave the right hand"]
@@ -76,8 +76,8 @@ def test_a_saved_recogniser_gives_the_same_scores_back(tuning, codes, tmp_path):
         for parameter in network.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.01 * torch.randn_like(parameter))
-    network.save_pretrained(tmp_path, LanguageModel(), tuning, Prompt())
-    again = LLMRecognizer.from_pretrained(tmp_path)
+    save_network(network, tmp_path, LanguageModel(), tuning, Prompt())
+    again = load_network(tmp_path)
     torch.testing.assert_close(
         again.score(codes, all_of(codes)).log_likelihoods, network.score(codes, all_of(codes)).log_likelihoods
     )
@@ -86,21 +86,21 @@ def test_a_saved_recogniser_gives_the_same_scores_back(tuning, codes, tmp_path):
 
 def test_another_base_model_is_refused(tmp_path):
     tuning = Tuning(r=2)
-    build(tuning).save_pretrained(tmp_path, LanguageModel(), tuning, Prompt())
+    save_network(build(tuning), tmp_path, LanguageModel(), tuning, Prompt())
     settings = tmp_path / "llm.json"
     settings.write_text(settings.read_text().replace('"untrained": false', '"untrained": true'))
     with pytest.raises(ValueError, match="was tuned on another language model than built-in"):
-        LLMRecognizer.from_pretrained(tmp_path)
+        load_network(tmp_path)
 
 
 def test_damaged_folders_are_named(tmp_path):
     tuning = Tuning(r=2)
-    build(tuning).save_pretrained(tmp_path, LanguageModel(), tuning, Prompt())
+    save_network(build(tuning), tmp_path, LanguageModel(), tuning, Prompt())
     for name in ("input_map.safetensors", "adapter/adapter_model.safetensors", "llm.json"):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[:60])
         with pytest.raises(ValueError, match="a damaged recogniser"):
-            LLMRecognizer.from_pretrained(tmp_path)
+            load_network(tmp_path)
         (tmp_path / name).write_bytes(whole)
 
 
