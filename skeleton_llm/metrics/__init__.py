@@ -1,5 +1,13 @@
 """Metrics over whole splits and all ranks."""
 
+from skeleton_llm.metrics.answers import ClassReport, Confused, class_reports, confused_pairs
+from skeleton_llm.metrics.calibration import (
+    ClipScores,
+    Reliability,
+    expected_calibration_error,
+    fit_temperature,
+    reliability,
+)
 from skeleton_llm.metrics.codebook import (
     CodebookUsage,
     CodeClassCounts,
@@ -15,17 +23,26 @@ from skeleton_llm.metrics.codebook import (
 from skeleton_llm.metrics.recognition import MeanClassAccuracy, NameAnswers, normalise_name
 
 __all__ = [
+    "ClassReport",
+    "ClipScores",
     "CodeClassCounts",
     "CodebookUsage",
+    "Confused",
     "LatentNorms",
     "MeanClassAccuracy",
     "NameAnswers",
     "NormReport",
     "PairCorrelation",
+    "Reliability",
     "TokenLifetimes",
     "UsageReport",
+    "class_reports",
+    "confused_pairs",
     "entropy",
+    "expected_calibration_error",
+    "fit_temperature",
     "mutual_information",
     "normalise_name",
+    "reliability",
     "usage_report",
 ]

@@ -8,6 +8,7 @@ from skeleton_llm.plotting.codebook import (
     plot_usage,
 )
 from skeleton_llm.plotting.confusion import plot_confusion
+from skeleton_llm.plotting.reliability import plot_reliability
 from skeleton_llm.plotting.skeleton import blank, draw_frames, draw_gif, draw_sheet, join_gif, save_gif, save_sheet
 from skeleton_llm.plotting.token_sheet import Pose, draw_poses
 
@@ -24,6 +25,7 @@ __all__ = [
     "plot_confusion",
     "plot_poincare_disk",
     "plot_rank_frequency",
+    "plot_reliability",
     "plot_usage",
     "save_gif",
     "save_sheet",

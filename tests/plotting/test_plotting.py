@@ -18,6 +18,7 @@ from skeleton_llm.plotting import (
     plot_confusion,
     plot_poincare_disk,
     plot_rank_frequency,
+    plot_reliability,
     plot_usage,
     save_gif,
 )
@@ -62,6 +63,30 @@ def test_confusion_names_rows_and_columns_and_normalises_rows():
     axes = plot_confusion(np.array([[3, 1], [0, 0]]), ["sit", "stand"]).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["sit", "stand"]
     assert {text.get_text() for text in axes.texts} == {"75", "25"}
+
+
+def test_the_confusion_figure_leaves_every_name_its_room():
+    names = [f"a rather long name of an action, number {number}" for number in range(120)]
+    figure = plot_confusion(np.eye(120, dtype=int), names)
+    canvas = FigureCanvasAgg(figure)
+    axes, renderer = figure.axes[0], canvas.get_renderer()
+    canvas.draw()
+    for labels, side in ((axes.get_yticklabels(), 1), (axes.get_xticklabels(), 0)):
+        boxes = [label.get_window_extent(renderer) for label in labels]
+        sizes = [(box.width, box.height)[side] for box in boxes]
+        steps = np.abs(np.diff([(box.x0, box.y0)[side] for box in boxes]))
+        assert max(sizes) < steps.min() + 1  # pixels: no name touches the next
+        assert min(min(box.x0, box.y0) for box in boxes) >= 0  # nor is cut off
+
+
+def test_reliability_bars_stand_where_clips_are():
+    clips, share = np.array([0, 3, 1]), np.array([0, 0.5, 1.0])
+    figure = plot_reliability({"before": (clips, np.array([0, 0.6, 0.9]), share), "after": (clips, share, share)})
+    assert [axes.get_title() for axes in figure.axes] == ["before", "", "after", ""]
+    bars = figure.axes[0].patches
+    assert [bar.get_height() for bar in bars] == [0.5, 1.0]
+    assert [bar.get_x() + bar.get_width() / 2 for bar in bars] == pytest.approx([0.5, 5 / 6])
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [0.75, 0.25]
 
 
 def colours(image):
