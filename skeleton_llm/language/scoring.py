@@ -1,21 +1,34 @@
-"""The exact log-likelihood of every class name after a prompt, by one pass over the trie of names.
+"""The exact log-likelihood of class names after a prompt: of all by one pass over their trie, of the best by search.
 
-B prompts of P embeddings, C names, K inner nodes of the trie, V words.
+B prompts of P embeddings, C names, K places of the trie (its root, its words, one end a name), V words.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers import Cache
+
+from skeleton_llm.language.tree_attention import read_nodes, read_prompt, refuse_window
 
 _MOST_LOGITS = 2**27  # of one chunk of prompts: 512 MiB in float32
+
+
+class Best(NamedTuple):
+    """The best classes of each prompt, best first, with their exact log-likelihoods."""
+
+    classes: Int[Tensor, "B count"]
+    log_likelihoods: Float[Tensor, "B count"]
 
 
 class NameTrie:
     """Names as token ids, each with its end token, sharing their beginnings.
 
     The end token is part of a name, so a name that begins another ("put on" and "put on a hat") is told apart from it.
+    Both questions take ``candidates``, the only classes that are asked about, None for all, and ``prefix``, the cache
+    of the first places of every prompt (``read_prefix``).
 
     Args:
         names: token ids of each name, without the end token.
@@ -26,82 +39,152 @@ class NameTrie:
     """
 
     def __init__(self, names: Sequence[Sequence[int]], end: int) -> None:
-        """Number the inner nodes in breadth of insertion; node 0 is the root, which reads nothing."""
+        """Number the places: 0 is the root, which is never read, then the words, parents first, then the ends."""
         if any(len(name) == 0 for name in names) or len({tuple(name) for name in names}) < len(names):
             raise ValueError("class names must differ in their tokens and hold at least one; rename the classes")
         self.names, self.end = [list(name) for name in names], end
-        self.tokens: list[int] = [-1]
-        self.parents: list[int] = [-1]
-        self.depths: list[int] = [0]
-        children: list[dict[int, int]] = [{}]
-        paths = []
+        numbers: dict[tuple[int, int], int] = {}
+        tokens, parents, last = [end], [0], []
         for name in self.names:
-            node, path = 0, []
+            place = 0
             for token in name:
-                if token not in children[node]:
-                    children[node][token] = len(self.tokens)
-                    self.tokens.append(token)
-                    self.parents.append(node)
-                    self.depths.append(self.depths[node] + 1)
-                    children.append({})
-                path.append((node, token))
-                node = children[node][token]
-            paths.append([*path, (node, end)])
-        edges = sorted({edge for path in paths for edge in path})
-        number = {edge: index for index, edge in enumerate(edges)}
-        self.edge_nodes = torch.tensor([node for node, _ in edges])
-        self.edge_tokens = torch.tensor([token for _, token in edges])
-        self.membership = torch.zeros(len(edges), len(names), dtype=torch.float64)
-        for column, path in enumerate(paths):
-            for edge in path:
-                self.membership[number[edge], column] = 1
-        self.lengths = self.membership.sum(0).float()  # tokens of each name, the end included
+                if (place, token) not in numbers:
+                    numbers[place, token] = len(tokens)
+                    tokens.append(token)
+                    parents.append(place)
+                place = numbers[place, token]
+            last.append(place)
+        self.num_inner = len(tokens)  # root and words; behind them stand the ends
+        self.tokens = torch.tensor([*tokens, *[end] * len(names)])
+        self.parents = torch.tensor([*parents, *last])
+        self.paths = torch.zeros(len(self.tokens), len(self.tokens), dtype=torch.bool)  # row: its way from the root
+        for place in range(1, len(self.tokens)):
+            self.paths[place] = self.paths[self.parents[place]]
+            self.paths[place, place] = True
+        self.depths = self.paths.sum(1)
+        self.lengths = self.depths[self.num_inner :].float()  # tokens of each name, the end included
 
-    def ancestors(self) -> Bool[Tensor, "K K"]:
-        """Which nodes (columns) each node (row) may look at: those on its way from the root, itself included."""
-        nodes = len(self.tokens) - 1
-        seen = torch.zeros(nodes + 1, nodes + 1, dtype=torch.bool)
-        for node in range(1, nodes + 1):  # parents come before their children
-            seen[node] = seen[self.parents[node]]
-            seen[node, node] = True
-        return seen[1:, 1:]
+    def among(self, candidates: Sequence[int]) -> "NameTrie":
+        """The trie of these classes alone, numbered in the order given."""
+        return NameTrie([self.names[index] for index in candidates], self.end)
 
     @torch.no_grad()
-    def score(self, llm: nn.Module, prompt: Float[Tensor, "B P D"], mask: Bool[Tensor, "B P"]) -> Float[Tensor, "B C"]:
-        """Log p(name, end | prompt), float32, of every name for every prompt."""
-        vocabulary = llm.get_input_embeddings().num_embeddings  # type: ignore[operator]
-        rows = max(1, _MOST_LOGITS // (vocabulary * len(self.tokens)))
-        parts = zip(prompt.split(rows), mask.split(rows), strict=True)
-        return torch.cat([self._score(llm, embeddings, there) for embeddings, there in parts])
+    def score(
+        self,
+        llm: nn.Module,
+        prompt: Float[Tensor, "B P D"],
+        mask: Bool[Tensor, "B P"],
+        *,
+        candidates: Sequence[int] | None = None,
+        prefix: Cache | None = None,
+    ) -> Float[Tensor, "B C"]:
+        """Log p(name, end | prompt), float32, of every name, -inf where it is no candidate.
 
-    def _score(self, llm: nn.Module, prompt: Tensor, mask: Tensor) -> Tensor:
-        device, batch = prompt.device, len(prompt)
-        positions = (mask.cumsum(1) - 1).clamp_min(0)
-        first = llm(
-            inputs_embeds=prompt,
-            attention_mask=mask.long(),
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
+        ``mask`` says which places count; padding may stand anywhere.
+
+        Raises:
+            ValueError: prompt and name are longer than the model's sliding window.
+        """
+        if candidates is not None:
+            scores = self.among(candidates).score(llm, prompt, mask, prefix=prefix)
+            whole = scores.new_full((len(prompt), len(self.names)), float("-inf"))
+            return whole.index_copy(1, torch.tensor(list(candidates), device=scores.device), scores)
+        refuse_window(llm, self._longest(prompt))
+        vocabulary = llm.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        rows = max(1, _MOST_LOGITS // (vocabulary * self.num_inner))
+        parts = zip(prompt.split(rows), mask.split(rows), strict=True)
+        return torch.cat([self._score(llm, embeddings, there, prefix) for embeddings, there in parts])
+
+    def _score(self, llm: nn.Module, prompt: Tensor, mask: Tensor, prefix: Cache | None) -> Tensor:
+        tokens, parents, depths, paths = self._on(prompt.device)
+        words = slice(1, self.num_inner)
+        first, cache = read_prompt(llm, prompt, mask, prefix)
+        rest = read_nodes(
+            llm,
+            cache,
+            mask,
+            tokens[words].expand(len(prompt), -1),
+            depths[words].expand(len(prompt), -1),
+            paths[words, words].expand(len(prompt), -1, -1),
         )
-        tokens = torch.tensor(self.tokens[1:], device=device).expand(batch, -1)
-        depth = torch.tensor(self.depths[1:], device=device)
-        nodes = len(depth)
-        inner = self.ancestors().to(device).expand(batch, -1, -1)
-        allowed = torch.cat([mask[:, None].expand(-1, nodes, -1), inner], dim=-1)[:, None]  # [B, 1, K, P + K]
-        bias = torch.zeros(allowed.shape, dtype=prompt.dtype, device=device)
-        bias.masked_fill_(~allowed, torch.finfo(prompt.dtype).min)
-        tree = llm(
-            input_ids=tokens,
-            attention_mask=bias,
-            position_ids=mask.sum(1, keepdim=True) + depth - 1,
-            past_key_values=first.past_key_values,
-            use_cache=True,
-        )
-        logits = torch.cat([first.logits, tree.logits], dim=1).float()  # [B, 1 + K, V]
-        edge_nodes, edge_tokens = self.edge_nodes.to(device), self.edge_tokens.to(device)
-        edges = logits[:, edge_nodes, edge_tokens] - logits.logsumexp(-1)[:, edge_nodes]
-        return edges.double().matmul(self.membership.to(device)).float()
+        logits = torch.cat([first, rest], dim=1).float()  # [B, root and words, V]
+        steps = logits[:, parents, tokens] - logits.logsumexp(-1)[:, parents]  # [B, K]
+        return steps.double().matmul(paths[self.num_inner :].T.double()).float()
+
+    @torch.no_grad()
+    def best(
+        self,
+        llm: nn.Module,
+        prompt: Float[Tensor, "B P D"],
+        mask: Bool[Tensor, "B P"],
+        count: int = 1,
+        *,
+        candidates: Sequence[int] | None = None,
+        prefix: Cache | None = None,
+    ) -> Best:
+        """The ``count`` likeliest names, as ``score`` would rank them, reading only the words that are in question.
+
+        How many passes it takes depends on the prompts: ranks that share a sharded model must call ``score``.
+
+        Raises:
+            ValueError: more names are asked for than there are, or prompt and name exceed the model's sliding window.
+        """
+        if candidates is not None:
+            found = self.among(candidates).best(llm, prompt, mask, count, prefix=prefix)
+            return Best(torch.tensor(list(candidates), device=mask.device)[found.classes], found.log_likelihoods)
+        if not 1 <= count <= len(self.names):
+            raise ValueError(f"count is {count}, expected 1 to the number of class names, {len(self.names)}")
+        refuse_window(llm, self._longest(prompt))
+        return self._search(llm, prompt, mask, count, prefix)
+
+    def _search(self, llm: nn.Module, prompt: Tensor, mask: Tensor, count: int, prefix: Cache | None) -> Best:
+        """Best-first: log p <= 0, so what leads to an open word bounds all names behind it (A*).
+
+        Each round reads the ``count`` best open words of every prompt that is not done. A prompt is done when no open
+        word's bound is above its ``count``-th complete name. Dummies, where fewer words are open, are roots.
+        """
+        tokens, parents, depths, paths = self._on(prompt.device)
+        size = len(prompt)
+        classes = torch.empty(size, count, dtype=torch.long, device=mask.device)
+        likelihoods = torch.empty(size, count, device=mask.device)
+        rows = torch.arange(size, device=mask.device)
+        nodes, reached = rows.new_zeros(size, 1), likelihoods.new_zeros(size, 1, dtype=torch.float64)
+        columns = rows.new_zeros(size, 0)  # the words in the cache behind the prompt
+        bounds = reached.new_full((size, len(tokens)), float("-inf"))  # of open words and complete names
+        logits, cache = read_prompt(llm, prompt, mask, prefix)
+        while True:
+            steps = (logits[:, :, tokens].float() - logits.float().logsumexp(-1, keepdim=True)).double()
+            news = (reached[..., None] + steps.clamp_max(0)).where(parents == nodes[..., None], float("-inf")).amax(1)
+            bounds = bounds.scatter(1, nodes, float("-inf")).maximum(news)
+            bounds[:, 0] = float("-inf")
+            opened, complete = bounds[:, : self.num_inner], bounds[:, self.num_inner :].topk(count)
+            done = ~(complete.values[:, -1] < opened.amax(1))
+            classes[rows[done]] = complete.indices[done]
+            likelihoods[rows[done]] = complete.values[done].float()
+            if done.all():
+                return Best(classes, likelihoods)
+            if done.any():
+                rows, mask, columns, bounds, opened = (part[~done] for part in (rows, mask, columns, bounds, opened))
+                cache.batch_select_indices(~done)
+            reached, nodes = opened.topk(min(count, self.num_inner))
+            nodes = nodes.where(reached > float("-inf"), 0)
+            columns = torch.cat([columns, nodes], dim=1)
+            seen = paths[nodes[:, :, None], columns[:, None]]
+            logits = read_nodes(llm, cache, mask, tokens[nodes], depths[nodes], seen)
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.tokens.to(device), self.parents.to(device), self.depths.to(device), self.paths.to(device)
+
+    def _longest(self, prompt: Tensor) -> int:
+        return prompt.shape[1] + int(self.lengths.max()) - 1  # the end is never read
+
+
+def ties(scores: Float[Tensor, "B C"], dtype: torch.dtype) -> int:
+    """How many prompts have two best names that a model in ``dtype`` cannot tell apart, by its relative resolution."""
+    if scores.shape[1] < 2:
+        return 0
+    best, second = scores.topk(2).values.unbind(-1)
+    return int((best - second <= torch.finfo(dtype).eps * best.abs()).sum())
 
 
 def pad(sequences: Sequence[Sequence[int]], value: int) -> Int[Tensor, "C A"]:
