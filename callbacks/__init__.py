@@ -1,11 +1,12 @@
 """What is watched and saved."""
 
+from callbacks.answers import AnswerReport
 from callbacks.atomic_io import AtomicCheckpointIO
+from callbacks.calibration import Calibration
 from callbacks.code_meaning import CodeMeaning
 from callbacks.codebook_map import CodebookMap
 from callbacks.codebook_usage import CodebookUsageMonitor
 from callbacks.collapse import CollapseAlarm
-from callbacks.confusion import ConfusionMatrix
 from callbacks.exact_resume import StepSeed
 from callbacks.export import Export
 from callbacks.preemption import Preemption
@@ -13,12 +14,13 @@ from callbacks.reconstructions import Reconstructions
 from callbacks.token_sheets import TokenSheets
 
 __all__ = [
+    "AnswerReport",
     "AtomicCheckpointIO",
+    "Calibration",
     "CodeMeaning",
     "CodebookMap",
     "CodebookUsageMonitor",
     "CollapseAlarm",
-    "ConfusionMatrix",
     "Export",
     "Preemption",
     "Reconstructions",

@@ -141,7 +141,7 @@ class LitLLMRecognizer(L.LightningModule):
             self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
         if self.generate:
             self.free[split].update(self._network.generate(*self._read(batch)), batch["labels"])
-        return {"predictions": answers.log_likelihoods.argmax(-1), "labels": batch["labels"]}
+        return {"scores": answers.log_likelihoods, "labels": batch["labels"], "index": batch["index"]}
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
@@ -152,7 +152,7 @@ class LitLLMRecognizer(L.LightningModule):
     def _report(self, split: str) -> None:
         if self.generate:
             free = self.free[split]
-            self.log_dict({f"{split}/greedy_{name}": value for name, value in free.compute().items()})
+            self.log_dict({f"{split}/greedy_{name}": value for name, value in free.compute().items()}, sync_dist=True)
             free.reset()
 
     @cached_property
@@ -164,6 +164,7 @@ class LitLLMRecognizer(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        kept.add("network.temperature")
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["trained_on"] = self._identity()
 

@@ -123,7 +123,7 @@ class LitSkeletonClassifier(L.LightningModule):
             if len(logits):  # a rank without clips only takes part in the metrics' sums
                 metric.update(logits, batch["labels"])
             self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
-        return {"predictions": logits.argmax(-1), "labels": batch["labels"]}
+        return {"scores": logits, "labels": batch["labels"]}
 
     def export(self, folder: Path) -> None:
         """Keep the weights."""

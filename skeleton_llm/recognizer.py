@@ -89,10 +89,10 @@ class Recognizer:
         persons: Bool[Tensor, "B M"],
         lengths: Int[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B C"]:
-        """Probability of every class among the known ones: the softmax of exact log-likelihoods."""
+        """Probability of every class among the known ones: softmax of exact log-likelihoods over the temperature."""
         given = (joints.to(self.device), persons.to(self.device), None if lengths is None else lengths.to(self.device))
         scores = score_views(self.tokenizer, self.network, *given)
-        return scores.log_likelihoods.softmax(-1).cpu()
+        return (scores.log_likelihoods / self.network.temperature).softmax(-1).cpu()
 
     @torch.no_grad()
     def recognize(self, source: Path | str | Clip) -> Answer:

@@ -1,6 +1,7 @@
 """Train and test by LightningCLI in subclass mode: YAML names the classes, the command resumes what was interrupted."""
 
 import argparse
+import csv
 import json
 import logging
 import platform
@@ -13,6 +14,7 @@ import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,7 @@ def summary(folder: Path) -> str:
     results: dict[str, float] = json.loads((folder / "results.json").read_text())
     lines = [f"finished: {folder}"]
     lines += [f"  {name:<32}{value:10.4f}" for name, value in sorted(results.items()) if name.startswith("test/")]
+    lines += _most_confused(folder / "test_confused.csv")
     if (folder / "tokenizer").is_dir():
         lines.append(f"action tokenizer: {folder / 'tokenizer'}; next: make stage2 with the same DATA, RUN and LLM")
     if (folder / "recognizer").is_dir():
@@ -190,6 +193,18 @@ def summary(folder: Path) -> str:
             f"recogniser: {folder / 'recognizer'}; next: skeleton-llm recognize FILE --model {folder / 'recognizer'}"
         )
     return "\n".join(lines)
+
+
+def _most_confused(table: Path) -> list[str]:
+    """The first five pairs of classes, where the test left such a table."""
+    if not table.is_file():
+        return []
+    with table.open(newline="", encoding="utf-8") as file:
+        pairs = [
+            f"  {row['truth']} -> {row['answer']}: {row['clips']} clips, {100 * float(row['share']):.0f} % of the class"
+            for row in islice(csv.DictReader(file), 5)
+        ]
+    return ["most often confused:", *pairs] if pairs else []
 
 
 def sentence(error: BaseException) -> str:

@@ -58,6 +58,7 @@ class LLMRecognizer(nn.Module):
     ids_after: Tensor
     answers: Tensor
     word_norm: Tensor
+    temperature: Tensor
 
     def __init__(
         self,
@@ -95,6 +96,7 @@ class LLMRecognizer(nn.Module):
         self.register_buffer("answers", pad([[*ids, self.end] for ids in names], -100), persistent=False)
         norm = words.detach().float().square().sum(-1).mean().sqrt()
         self.register_buffer("word_norm", norm, persistent=False)
+        self.register_buffer("temperature", torch.ones(()))  # of the answers' probabilities, fitted on validation
         self.input_map: nn.Linear | None = None
         if input_map:
             self.input_map = nn.Linear(words.shape[1], words.shape[1])

@@ -28,6 +28,7 @@ def save_network(
         "class_names": network.class_names,
         "input_map": network.input_map is not None,
         "word_norm": network.word_norm.item(),  # of the words before full tuning moved them
+        "temperature": network.temperature.item(),
     }
     (folder / "llm.json").write_text(json.dumps(config, indent=1))
     if tuning.mode == "lora":
@@ -65,6 +66,7 @@ def load_network(folder: Path | str, llm: str | None = None) -> LLMRecognizer:
         prompt, names = Prompt(**config["prompt"]), config["class_names"]
         network = LLMRecognizer(base, spec.tokenizer(), names, prompt, input_map=config["input_map"])
         network.word_norm.fill_(config["word_norm"])
+        network.temperature.fill_(config.get("temperature", 1.0))  # folders made before calibration have none
         if network.input_map is not None:
             network.input_map.load_state_dict(load_file(folder / "input_map.safetensors"))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
