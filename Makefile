@@ -85,6 +85,7 @@ bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.stage1_step
 	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.tokenize
+	$(BIN)/python -m benchmarks.answers
 	$(BIN)/python -m benchmarks.observatory
 	$(BIN)/python -m benchmarks.read_ntu
 	$(BIN)/python -m benchmarks.feeder
