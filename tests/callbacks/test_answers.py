@@ -68,7 +68,7 @@ def evaluated(tmp_path_factory) -> Evaluated:
         scores[split] = templates(None, None, joints).log_likelihoods
         assert scores[split].shape == (119, 20)
     results = json.loads((base / "stage2/results.json").read_text())
-    return Evaluated(arguments, base / "stage2", results, templates, CLASS_NAMES, scores, labels)
+    return Evaluated(arguments, base / "stage2", results, templates, list(CLASS_NAMES), scores, labels)
 
 
 def read(folder: Path) -> EventAccumulator:
