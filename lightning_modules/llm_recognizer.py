@@ -25,7 +25,7 @@ class LitLLMRecognizer(L.LightningModule):
         class_names: the actions, from the data.
         layout: skeleton layout of the data; must be the tokenizer's.
         llm: the language model; must have the width that the tokenizer was made for.
-        tuning: LoRA, full or frozen.
+        tuning: how much of it learns.
         prompt: the instruction.
         input_map: a learned linear map between code vectors and the model (off in the paper; small models need it).
         optimization: optimiser and schedule.
@@ -88,7 +88,7 @@ class LitLLMRecognizer(L.LightningModule):
         if self.network is not None:
             return
         self.network = LLMRecognizer(
-            self.tuning.apply(self.llm.load()),
+            self.tuning.apply(self.llm.load(self.tuning.quantization)),
             self.llm.tokenizer(),
             self.class_names,
             self.prompt,

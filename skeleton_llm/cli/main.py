@@ -10,6 +10,7 @@ _HELP = """usage: skeleton-llm COMMAND ...
 
 Name human actions from skeletons with a large language model.
 
+  download    fetch a language model on a machine with network, for one without
   prepare     raw skeleton files (or the built-in synthetic ones) to a prepared dataset
   doctor      is a raw or prepared dataset whole and sound?
   show        draw one clip as a GIF or a contact sheet
@@ -21,7 +22,7 @@ Name human actions from skeletons with a large language model.
 
 "skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
 """
-_SHORT = ("prepare", "doctor", "show", "tokenize", "recognize")  # each a module with a function of its name
+_SHORT = ("download", "prepare", "doctor", "show", "tokenize", "recognize")  # each a module with a function of its name
 _ROOMS = ("lightning_modules", "datamodules", "callbacks")
 
 

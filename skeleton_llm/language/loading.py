@@ -24,6 +24,9 @@ from transformers.utils import logging as hf_logging
 
 hf_logging.disable_progress_bar()
 BUILT_IN = Path(__file__).parent / "resources" / "built_in"
+Quantization = Literal["none", "nf4", "int8"]
+_SMALL = ["*.json", "*.model", "*.txt"]
+_WEIGHTS = "model*.safetensors"  # not "consolidated.safetensors", which holds them once more
 _TABLES = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
 
 
@@ -35,7 +38,6 @@ class LanguageModel:
         name: ``built-in``, a folder in Hugging Face form, or a hub id.
         revision: commit or tag of a hub id.
         dtype: of the frozen weights; bfloat16 needs an A100 or later, a V100 wants float16.
-        quantization: ``nf4`` (QLoRA) or ``int8`` through bitsandbytes.
         attention: ``sdpa`` for GPUs; ``eager`` trains twice as fast on a CPU (measured, short prompts).
         untrained: keep the architecture and draw the weights anew (does the model's knowledge matter?).
     """
@@ -43,19 +45,14 @@ class LanguageModel:
     name: str = "built-in"
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    quantization: Literal["none", "nf4", "int8"] = "none"
     attention: Literal["sdpa", "eager"] = "sdpa"
     untrained: bool = False
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be combined."""
-        if self.untrained and self.quantization != "none":
-            raise ValueError(
-                "llm.untrained draws new weights, which llm.quantization cannot hold; set one of them back"
-            )
-
-    def path(self) -> Path:
+    def path(self, *, words_only: bool = False) -> Path:
         """The folder, fetched from the hub if need be (``HF_HUB_OFFLINE=1`` never goes online).
+
+        Args:
+            words_only: of the hub's weights fetch only the file with the word embeddings: enough for stage 1.
 
         Raises:
             FileNotFoundError: neither a folder nor a model that the hub or its cache knows.
@@ -68,8 +65,8 @@ class LanguageModel:
                 )
             return folder
         try:
-            patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
-            return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=patterns))
+            weights = _words_file(self._fetch(_SMALL)) if words_only else _WEIGHTS
+            return self._fetch([*_SMALL, weights])
         except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FileNotFoundError(
@@ -77,14 +74,22 @@ class LanguageModel:
                 " give a model folder, a hub id, or built-in"
             ) from error
 
+    def _fetch(self, patterns: list[str]) -> Path:
+        return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=patterns))
+
     def config(self) -> Any:
         """The model's own configuration."""
-        return AutoConfig.from_pretrained(self.path())
+        return AutoConfig.from_pretrained(self.path(words_only=True))
 
     @property
     def width(self) -> int:
         """D, the width of its word embeddings: the width of a code that shall fit among its words."""
         return int(self.config().hidden_size)
+
+    @property
+    def context(self) -> int | None:
+        """Positions that it can read; None where its configuration sets no limit."""
+        return getattr(self.config(), "max_position_embeddings", None)
 
     def words(self) -> Float[Tensor, "V D"]:
         """The input embedding matrix in float32, read alone, without loading the model.
@@ -95,7 +100,7 @@ class LanguageModel:
         """
         if self.untrained:
             return self.load().get_input_embeddings().weight.detach().float()  # type: ignore[operator]
-        folder = self.path()
+        folder = self.path(words_only=True)
         tables = (*_TABLES, "lm_head.weight") if self.config().tie_word_embeddings else _TABLES
         for table in tables:  # the output matrix only where the file holds none of the others
             for file in sorted(folder.glob("*.safetensors")):
@@ -118,25 +123,34 @@ class LanguageModel:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
-    def load(self) -> PreTrainedModel:
-        """The model with frozen weights, in ``dtype``, on the CPU (quantised ones on the current device)."""
+    def load(self, quantization: Quantization = "none") -> PreTrainedModel:
+        """The model with frozen weights, in ``dtype``, on the CPU (quantised ones on the current device).
+
+        Args:
+            quantization: ``nf4`` (QLoRA) or ``int8`` (LLM.int8) through bitsandbytes; the tuning mode's.
+
+        Raises:
+            ValueError: an untrained model is to be quantised.
+        """
         dtype: torch.dtype = getattr(torch, self.dtype)
-        folder = self.path()
         if self.untrained:
+            if quantization != "none":
+                raise ValueError(
+                    "llm.untrained draws new weights, which the tuning modes qlora and int8 cannot hold;"
+                    " set tuning.mode to lora"
+                )
             state = torch.get_rng_state()
             torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(
-                AutoConfig.from_pretrained(folder), dtype=dtype, attn_implementation=self.attention
-            )
+            model = AutoModelForCausalLM.from_config(self.config(), dtype=dtype, attn_implementation=self.attention)
             torch.set_rng_state(state)
-        elif self.quantization == "none":
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=self.attention)
+        elif quantization == "none":
+            model = AutoModelForCausalLM.from_pretrained(self.path(), dtype=dtype, attn_implementation=self.attention)
         else:
             place = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
             model = AutoModelForCausalLM.from_pretrained(
-                folder,
+                self.path(),
                 dtype=dtype,
-                quantization_config=_quantization(self.quantization, dtype),
+                quantization_config=_quantization(quantization, dtype),
                 device_map={"": place},
                 attn_implementation=self.attention,
             )
@@ -151,6 +165,15 @@ class LanguageModel:
         }
         digest.update(json.dumps(shape, sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def _words_file(folder: Path) -> str:
+    """Which of a hub model's files of weights holds the word embeddings, by its index; all where there is none."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return _WEIGHTS
+    files: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    return next((file for table in _TABLES for key, file in files.items() if key.endswith(table)), _WEIGHTS)
 
 
 def _quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from skeleton_llm.language.llm_recognizer import LLMRecognizer
 from skeleton_llm.language.loading import LanguageModel
-from skeleton_llm.language.lora import Tuning
+from skeleton_llm.language.tuning import Tuning
 from skeleton_llm.language.prompts import Prompt
 
 
@@ -31,7 +31,7 @@ def save_network(
         "temperature": network.temperature.item(),
     }
     (folder / "llm.json").write_text(json.dumps(config, indent=1))
-    if tuning.mode == "lora":
+    if tuning.adapts:
         network.llm.save_pretrained(folder / "adapter")  # type: ignore[operator]
     elif tuning.mode == "full":
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in network.llm.named_parameters()}
@@ -58,8 +58,8 @@ def load_network(folder: Path | str, llm: str | None = None) -> LLMRecognizer:
         spec.name = llm or spec.name
         if spec.fingerprint() != config["llm_fingerprint"]:
             raise ValueError(f"was tuned on another language model than {spec.name}; name the right one with --llm")
-        base = spec.load()
-        if tuning.mode == "lora":
+        base = spec.load(tuning.quantization)
+        if tuning.adapts:
             base = PeftModel.from_pretrained(base, str(folder / "adapter"))  # type: ignore[assignment]
         elif tuning.mode == "full":
             base.float().load_state_dict(load_file(folder / "llm.safetensors"), strict=False)

@@ -1,8 +1,16 @@
+import fnmatch
+import json
+import shutil
+
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM
 
-from skeleton_llm.language import LanguageModel, Tuning
+from skeleton_llm.cli.main import main
+from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning, Wording
+from skeleton_llm.language.inputs import decoder_layers
+from tiny_llms import FAMILIES, write
 
 
 def test_words_read_alone_are_the_models_own():
@@ -12,6 +20,41 @@ def test_words_read_alone_are_the_models_own():
     assert llm.width == 128
     assert model.dtype == torch.float32
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_width_words_and_special_tokens_of_every_family_come_from_the_model(tmp_path, family, tied):
+    folder = write(tmp_path / family, family, tied=tied, shard="200KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    llm = LanguageModel(str(folder))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert llm.words().equal(model.get_input_embeddings().weight)
+    assert llm.width == model.get_input_embeddings().weight.shape[1] == 32
+    text, config = llm.tokenizer(), llm.config()
+    assert (text.bos_token_id, text.eos_token_id) == (config.bos_token_id, config.eos_token_id)
+    assert text.pad_token_id is not None
+    assert len(decoder_layers(llm.load())) == 2
+    assert {p.dtype for p in LanguageModel(str(folder), dtype="bfloat16").load().parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_learns_to_answer(tmp_path, family):
+    llm = LanguageModel(str(write(tmp_path / family, family)))
+    tuning = Tuning(r=4, dropout=0.0, targets=["c_attn"] if family == "gpt2" else ["q_proj", "v_proj"])
+    network = LLMRecognizer(tuning.apply(llm.load()), Wording(llm.tokenizer(), ["sit", "walk"], Prompt()))
+    codes = torch.nn.functional.normalize(torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
+    given = codes, torch.ones(2, 5, dtype=torch.bool), torch.tensor([0, 1])
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=0.05)
+    losses = []
+    for _ in range(5):
+        loss = network.loss(*given)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert network.eval().score(*given[:2]).log_likelihoods.isfinite().all()
 
 
 def test_dtype_is_always_the_one_asked_for():
@@ -36,17 +79,68 @@ def test_real_folders(shared, name):
     assert llm.tokenizer().pad_token is not None
 
 
-def test_quantised_weights_load_on_this_machine():
-    model = LanguageModel(quantization="nf4").load()
-    assert model.is_quantized
-    with pytest.raises(ValueError, match=r"tuning\.mode full cannot train quantised weights"):
-        Tuning(mode="full").apply(model)
-
-
 def test_missing_models_are_named_with_what_to_give(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"llm\.name 'nobody/nothing' is no folder here and could not be had"):
         LanguageModel("nobody/nothing").path()
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         LanguageModel(str(tmp_path)).path()
     with pytest.raises(ValueError, match=r"llm\.untrained draws new weights"):
-        LanguageModel(untrained=True, quantization="nf4")
+        LanguageModel(untrained=True).load("nf4")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A hub with one sharded model of a consolidated file too; returns the cache that fetching fills."""
+    far, cache = write(tmp_path / "far", "llama", tied=False, shard="200KB"), tmp_path / "cache"
+    (far / "consolidated.safetensors").write_bytes(b"the same weights once more")
+
+    def fetch(name, *, revision, allow_patterns):
+        if name != "somebody/model" or revision not in (None, "v1"):
+            raise LocalEntryNotFoundError(f"nothing is known of {name} at {revision}")
+        cache.mkdir(exist_ok=True)
+        for file in far.iterdir():
+            if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, cache)
+        return str(cache)
+
+    monkeypatch.setattr("skeleton_llm.language.loading.snapshot_download", fetch)
+    return cache
+
+
+def weights_in(folder):
+    return {path.name for path in folder.glob("*.safetensors")}
+
+
+def test_stage_1_fetches_only_the_file_with_the_words(hub):
+    llm = LanguageModel("somebody/model")
+    assert llm.width == 32
+    words = llm.words()
+    index = json.loads((hub / "model.safetensors.index.json").read_text())["weight_map"]
+    assert weights_in(hub) == {index["model.embed_tokens.weight"]}
+    model = llm.load()
+    assert weights_in(hub) == set(index.values())
+    assert words.equal(model.get_input_embeddings().weight)
+
+
+def test_download_prints_the_folder_and_what_to_set_where_it_is_used(hub, capsys):
+    assert main(["download", "somebody/model", "--words"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == str(hub)
+    assert "HF_HUB_OFFLINE=1" in printed.err
+    assert len(weights_in(hub)) == 1
+    assert main(["download", "somebody/model", "--revision", "v1"]) == 0
+    assert "llm.revision v1" in capsys.readouterr().err
+    assert len(weights_in(hub)) > 1
+    assert "consolidated.safetensors" not in weights_in(hub)
+
+
+def test_download_of_what_is_not_there_is_one_sentence_and_exit_code_1(hub, capsys):
+    assert main(["download", "somebody/else"]) == 1
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: llm.name 'somebody/else' is no folder here and could not be had")
+    assert "\n" not in error
+
+
+def test_download_offline_is_refused_in_one_sentence(capsys):
+    assert main(["download", "nobody/nothing"]) == 1  # the tests run under HF_HUB_OFFLINE=1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
