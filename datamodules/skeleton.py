@@ -1,14 +1,17 @@
 """The prepared clips of one protocol as batches, for every stage."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from datamodules.stream import Key, Shard, Stream
+from datamodules.clips import Batch, ClipBatches
+from datamodules.sentences import SentenceBatches
+from datamodules.stream import Shard, Stream
+from skeleton_llm.networks import ActionTokenizer
 from skeleton_llm.skeletons import (
     Augmentation,
     PreparedDataset,
@@ -19,92 +22,6 @@ from skeleton_llm.skeletons import (
     find_protocol,
     unseen_classes,
 )
-from skeleton_llm.skeletons.transforms import interpolate, place
-
-Batch = dict[str, Tensor]
-_NO_CHANGE = Augmentation(rotation=0.0, tilt=0.0, scale=0.0, crop=1.0)
-
-
-class ClipBatches(Dataset[Batch]):
-    """Rows of a prepared dataset; asked for a list of keys (pass, index) it gives the whole batch at once."""
-
-    def __init__(
-        self,
-        data: PreparedDataset,
-        rows: np.ndarray,
-        preprocess: Preprocess,
-        *,
-        augmentation: Augmentation | None = None,
-        seed: int = 0,
-        labels: np.ndarray | None = None,
-        clean: bool = False,
-    ) -> None:
-        self.data, self.rows, self.preprocess, self.clean = data, rows, preprocess, clean
-        self.augmentation, self.seed = augmentation, seed
-        self.labels = data.table["label"] if labels is None else labels
-        self.layout = find_layout(data.info["layout"])
-        self._known = np.zeros(len(data), dtype=bool)
-        self._shift = np.zeros((len(data), 3), dtype=np.float32)
-        self._rotation = np.zeros((len(data), 3, 3), dtype=np.float32)
-        self._seen = np.zeros(data.frames.shape[:2], dtype=bool)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: Key) -> Batch:
-        return self.__getitems__([key])
-
-    def __getitems__(self, keys: list[Key]) -> Batch:
-        rows = self.rows[[index for _, index in keys]]
-        self._learn(rows)
-        offset, length = (torch.from_numpy(self.data.table[column][rows]) for column in ("offset", "length"))
-        training = bool(keys) and keys[0][0] >= 0
-        changes = self.augmentation
-        if changes is None and training and self.preprocess.length == "window":
-            changes = _NO_CHANGE  # windows are random in any case
-        draws = changes.draw(self.seed, keys) if changes is not None and keys else None
-        position, lengths = self.preprocess.positions(length, draws, training=training)
-        frames, seen = torch.from_numpy(self.data.frames), torch.from_numpy(self._seen)
-        raw, present = interpolate(frames, seen, offset, length, position)
-        shift, rotation = torch.from_numpy(self._shift[rows]), torch.from_numpy(self._rotation[rows])
-        turned = rotation
-        if draws is not None:
-            if len(mirrored := draws.mirrored.nonzero()[:, 0]):
-                raw[mirrored] = raw[mirrored][..., list(self.layout.mirror), :]
-                rotation[mirrored] *= torch.tensor([-1.0, 1.0, 1.0])
-            turned = rotation @ self._flat(draws.rotation)
-        joints = place(raw, present, shift, turned)
-        batch = {
-            "joints": joints,
-            "persons": present.any(1),
-            "labels": torch.from_numpy(self.labels[rows]),
-            "index": torch.from_numpy(rows),
-        }
-        if lengths is not None:
-            batch["lengths"] = lengths
-        if self.clean:
-            batch["clean"] = joints if draws is None else place(raw, present, shift, rotation)
-        if self.augmentation is not None and draws is not None and self.augmentation.noise > 0:
-            noisy = self.augmentation.add_noise(joints, draws) * present[..., None, None]
-            if self.layout.planar:
-                noisy[..., 2] = joints[..., 2]
-            batch["joints"] = noisy
-        return batch
-
-    def _flat(self, rotation: Tensor) -> Tensor:
-        """The drawn rotation and size, without effect on the third channel of a planar layout, a confidence."""
-        if not self.layout.planar:
-            return rotation
-        return rotation * torch.tensor([1.0, 1.0, 0.0]) + torch.diag(torch.tensor([0.0, 0.0, 1.0]))
-
-    def _learn(self, rows: np.ndarray) -> None:
-        """Each clip's canonical frame and who is seen when, from the whole clip the first time it is asked for."""
-        for row in rows[~self._known[rows]].tolist():
-            first = self.data.table["offset"][row]
-            clip = self.data.frames[first : first + self.data.table["length"][row]]
-            self._shift[row], self._rotation[row] = self.preprocess.canonical(clip, self.layout)
-            self._seen[first : first + len(clip)] = clip.any(axis=(2, 3))
-            self._known[row] = True
 
 
 class SkeletonDataModule(L.LightningDataModule):
@@ -127,6 +44,10 @@ class SkeletonDataModule(L.LightningDataModule):
         val_fraction: share of the training clips held out for validation, whole subjects at a time.
         seed: of the order and the augmentation (the validation subjects are always the same).
         num_workers: loader processes; 0 reads in the training process, which small datasets do fastest.
+        group_by_length: batches of clips of like length (a pass is still shuffled, see Stream).
+        draws: of every training clip, the augmented draws that stage 2 reads as action sentences from disk; null has
+            the tokenizer read augmented skeletons at every step.
+        sentence_folder: where those are kept; null for ``sentences`` inside ``folder``.
         partial: accept a dataset whose splits are smaller than the published ones.
         unseen: zero-shot: these classes are kept out of training and validation and are the only ones tested
             (``draw0`` to ``draw4``: LLM-AR's 3 drawn classes; ``55/5``, ``48/12``, ``110/10``, ``96/24``: SynSE's).
@@ -142,7 +63,10 @@ class SkeletonDataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         seed: int = 0,
         num_workers: int = 0,
+        draws: int | None = None,
+        sentence_folder: str | None = None,
         *,
+        group_by_length: bool = False,
         partial: bool = False,
         unseen: str | None = None,
     ) -> None:
@@ -160,7 +84,12 @@ class SkeletonDataModule(L.LightningDataModule):
         if find_layout(self.layout).planar:
             _check_planar(self.layout, self.preprocess, augmentation)
         self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
+        if draws is not None and draws < 1:
+            raise ValueError(f"data.init_args.draws is a number of draws, at least 1, or null; got {draws}")
+        self.draws, self.group_by_length = draws, group_by_length
+        self.sentence_folder = Path(sentence_folder or Path(folder) / "sentences")
         self.clean = False
+        self.reader: ActionTokenizer | None = None  # stage 2 gives its tokenizer
         names: list[str] = self.info["class_names"]
         kept = range(len(names)) if self.protocol.classes is None else self.protocol.classes
         self.class_names = [names[label] for label in kept]
@@ -170,13 +99,14 @@ class SkeletonDataModule(L.LightningDataModule):
         train, test = self.protocol.split(self.data.table)
         if not partial:
             check_published(self.protocol, len(train), len(test), left_out=self.info.get("accepted", {}))
-        self.unseen: tuple[int, ...] = ()
+        self.unseen: list[int] = []
         if unseen is not None:
-            self.unseen = unseen_classes(unseen, self.info["name"], len(self.class_names))
+            self.unseen = list(unseen_classes(unseen, self.info["name"], len(self.class_names)))
             train = train[~np.isin(self.labels[train], self.unseen)]
             test = test[np.isin(self.labels[test], self.unseen)]
         train, val = carve_validation(self.data.table, train, val_fraction, seed=0)
         self.rows = {"train": train, "val": val, "test": test}
+        self.lengths: np.ndarray = self.data.table["length"]  # of every row, what batches are grouped by
 
     def batches(self, split: str, augmentation: Augmentation | None = None) -> ClipBatches:
         """The clips of ``train``, ``val`` or ``test``."""
@@ -190,10 +120,6 @@ class SkeletonDataModule(L.LightningDataModule):
             labels=self.labels,
             clean=self.clean,
         )
-
-    def candidates(self, split: str) -> tuple[int, ...] | None:
-        """The only classes that an answer may name in ``split``: the unseen ones in a zero-shot test; None for all."""
-        return self.unseen if split == "test" and self.unseen else None
 
     def training_sample(self, num_clips: int) -> Batch:
         """Training clips without augmentation, spread evenly and the same on every rank, as one batch."""
@@ -215,8 +141,9 @@ class SkeletonDataModule(L.LightningDataModule):
             horizon=trainer.max_steps * trainer.accumulate_grad_batches,
             rank=trainer.global_rank,
             world=trainer.world_size,
+            lengths=self.lengths[self.rows["train"]] if self.group_by_length else None,
         )
-        return self._loader(self.batches("train", self.augmentation), stream)
+        return self._loader(self._read(self.batches("train", self.augmentation), self.draws or 0), stream)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Every validation clip once over all ranks."""
@@ -228,9 +155,27 @@ class SkeletonDataModule(L.LightningDataModule):
 
     def _evaluation(self, split: str) -> DataLoader[Batch]:
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return self._loader(self.batches(split), Shard(len(self.rows[split]), self.batch_size, rank=rank, world=world))
+        clips = self._read(self.batches(split), 0)
+        return self._loader(clips, Shard(len(self.rows[split]), self.batch_size, rank=rank, world=world))
 
-    def _loader(self, clips: ClipBatches, keys: Stream | Shard) -> DataLoader[Batch]:
+    def _read(self, clips: ClipBatches, draws: int) -> ClipBatches | SentenceBatches:
+        """The clips, or with ``draws`` set their sentences, which the first rank writes where they are not on disk."""
+        trainer = self.trainer
+        if self.draws is None or self.reader is None or trainer is None:
+            return clips
+        sentences = SentenceBatches(clips, self.reader, self.sentence_folder, draws)
+        if trainer.is_global_zero:
+            try:
+                sentences.write()
+            except OSError as error:
+                raise OSError(
+                    f"{self.sentence_folder}: the action sentences cannot be kept there ({error.strerror or error});"
+                    " name another folder with data.init_args.sentence_folder, or set data.init_args.draws to null"
+                ) from error
+        trainer.strategy.barrier()
+        return sentences
+
+    def _loader(self, clips: ClipBatches | SentenceBatches, keys: Stream | Shard) -> DataLoader[Batch]:
         return DataLoader(
             clips,
             batch_sampler=keys,

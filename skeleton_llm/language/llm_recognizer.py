@@ -1,26 +1,45 @@
-"""A language model that reads action sentences as embeddings and answers with an action's name (LLM-AR section 3.3).
+"""A language model that reads action sentences and answers with an action's name (LLM-AR section 3.3).
 
 B clips, L tokens a clip, D width, C classes, P prompt length, A longest answer with its end, V words.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerBase
+from transformers import Cache
 
-from skeleton_llm.language.prompts import Prompt
-from skeleton_llm.language.scoring import NameTrie, pad
+from skeleton_llm.language.inputs import Inputs, LateEntry, root_mean_square_norm
+from skeleton_llm.language.scoring import Best, NameTrie
+from skeleton_llm.language.tree_attention import read_prefix
+from skeleton_llm.language.wording import IGNORED, Wording
+
+Sentences = Float[Tensor, "B L D"] | Int[Tensor, "B L"]
+Listed = Sequence[Sequence[int]] | None
 
 
+@runtime_checkable
 class SkeletonReader(Protocol):
-    """What stands before the language model: skeletons to embeddings [B, L, D] and mask [B, L]."""
+    """What stands before the language model: skeletons to what it reads, and which of it counts [B, L]."""
+
+    def sentences(self, joints: Tensor, persons: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Token indices [B, L]; ``lengths`` are the frames that count, None for all."""
+        ...
 
     def embed(self, joints: Tensor, persons: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Embeddings of norm about 1, and which of them count; ``lengths`` are the frames that do, None for all."""
+        """Their vectors [B, L, D], of norm about 1."""
+        ...
+
+    def vectors(self, tokens: Tensor) -> Tensor:
+        """Of token indices alone."""
+        ...
+
+    def latents(self, joints: Tensor, persons: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What was not quantised [B, L, D], of norm about 1."""
         ...
 
 
@@ -30,32 +49,31 @@ class Answers(NamedTuple):
     log_likelihoods: Float[Tensor, "B C"]
     normalised: Float[Tensor, "B C"]
 
-    def among(self, candidates: Sequence[int] | None) -> "Answers":
-        """The same scores with every class but ``candidates`` out of the question; None leaves all in."""
-        if candidates is None:
+    def among(self, listed: Listed) -> "Answers":
+        """The same scores, -inf where a class is not ``listed`` for the clip (or for all clips); None leaves all in."""
+        if listed is None:
             return self
-        barred = torch.ones_like(self.log_likelihoods, dtype=torch.bool)
-        barred[:, list(candidates)] = False
-        return Answers(*(scores.masked_fill(barred, float("-inf")) for scores in self))
+        size, device = len(self.log_likelihoods), self.log_likelihoods.device
+        barred = torch.ones(self.log_likelihoods.shape, dtype=torch.bool)
+        for row, classes in zip(barred, listed if len(listed) == size else [*listed] * size, strict=True):
+            row[list(classes)] = False
+        return Answers(*(scores.masked_fill(barred.to(device), float("-inf")) for scores in self))
 
 
 class LLMRecognizer(nn.Module):
     """A (tuned) causal language model with its prompt and the names it may answer.
 
+    What it reads are ``sentences``: vectors of norm about 1 [B, L, D], or token indices [B, L] for the form vocabulary.
+
     Args:
         llm: causal language model, as ``Tuning.apply`` gives it.
-        text: its text tokenizer.
-        class_names: the actions.
-        prompt: the instruction.
-        input_map: put a learned linear map, at first the identity, between code vectors and the model. The paper has
-            none; a small language model needs it (measured: 76 against 46 on NW-UCLA).
-
-    Raises:
-        ValueError: the text tokenizer does not give back a class name or the prompt.
+        wording: prompt and names.
+        inputs: how sentences enter.
+        actions: ids of the action words, for the form vocabulary.
+        share_prefix: compute what all prompts of a batch begin with once; not under gradient checkpointing, which keeps
+            no cache.
     """
 
-    ids_before: Tensor
-    ids_after: Tensor
     answers: Tensor
     word_norm: Tensor
     temperature: Tensor
@@ -63,112 +81,196 @@ class LLMRecognizer(nn.Module):
     def __init__(
         self,
         llm: nn.Module,
-        text: PreTrainedTokenizerBase,
-        class_names: Sequence[str],
-        prompt: Prompt,
+        wording: Wording,
+        inputs: Inputs | None = None,
         *,
-        input_map: bool,
+        actions: range = range(0),
+        share_prefix: bool = True,
     ) -> None:
-        """Tokenise the prompt and every name once, and check that they survive the round trip."""
+        """Build the trie of names and the map."""
         super().__init__()
-        self.llm, self.text, self.class_names = llm, text, list(class_names)
+        self.llm, self.inputs = llm, inputs or Inputs()
+        self.actions, self.share_prefix = actions, share_prefix
         words = self._embedding().weight
-        before, after = prompt.parts(class_names)
-        begin = [] if text.bos_token_id is None else [text.bos_token_id]
-        first, last = _ids(text, before), _ids(text, after)
-        for piece, ids in ((before, first), (after, last)):
-            if _flat(str(text.decode(ids))) != _flat(piece):
-                raise ValueError(
-                    f"the text tokenizer does not give back the prompt {piece!r} but {text.decode(ids)!r};"
-                    " use another llm"
-                )
-        names = [_answer_ids(text, after, name) for name in class_names]
-        for name, ids in zip(class_names, names, strict=True):
-            if str(text.decode(ids)).strip() != name:
-                raise ValueError(
-                    f"the text tokenizer does not give back the class name {name!r} but {text.decode(ids)!r};"
-                    " rename the class or use another llm"
-                )
-        self.end = int(text.eos_token_id)
-        self.trie = NameTrie(names, self.end)
-        self.register_buffer("ids_before", torch.tensor(begin + first), persistent=False)
-        self.register_buffer("ids_after", torch.tensor(last), persistent=False)
-        self.register_buffer("answers", pad([[*ids, self.end] for ids in names], -100), persistent=False)
-        norm = words.detach().float().square().sum(-1).mean().sqrt()
+        self.register_buffer("answers", wording.answers.clone(), persistent=False)
+        self._ask(wording)
+        norm = root_mean_square_norm(words[: actions.start] if actions else words)
         self.register_buffer("word_norm", norm, persistent=False)
         self.register_buffer("temperature", torch.ones(()))  # of the answers' probabilities, fitted on validation
         self.input_map: nn.Linear | None = None
-        if input_map:
+        if self.inputs.map:
             self.input_map = nn.Linear(words.shape[1], words.shape[1])
             nn.init.eye_(self.input_map.weight)
             nn.init.zeros_(self.input_map.bias)
+        self._late = None if self.inputs.layer is None else LateEntry(llm, self.inputs.layer)
 
-    def _embedding(self) -> nn.Embedding:
-        return self.llm.get_input_embeddings()  # type: ignore[operator]
+    def _ask(self, wording: Wording) -> None:
+        self.trie = NameTrie(wording.names, wording.end)
+        self.wording, self.class_names = wording, wording.class_names
+        self.answers = wording.answers.to(self.answers.device, copy=True)
+
+    def rename(self, class_names: Sequence[str]) -> None:
+        """Answer with these names from now on, whether the model was tuned on them or not.
+
+        Raises:
+            ValueError: no name, two alike, or one that the text tokenizer does not give back.
+        """
+        if not class_names:
+            raise ValueError("no class name to answer with; expected at least one")
+        self._ask(Wording(self.wording.text, class_names, self.wording.prompt))
+
+    def _embedding(self) -> nn.Module:
+        return self.llm.get_input_embeddings()  # type: ignore[operator, no-any-return]
+
+    def read(
+        self, reader: SkeletonReader, joints: Tensor, persons: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Sentences, Bool[Tensor, "B L"]]:
+        """Skeletons as the sentences that this model reads."""
+        read = {"codes": reader.embed, "vocabulary": reader.sentences, "latents": reader.latents}[self.inputs.form]
+        return read(joints, persons, lengths)
+
+    def from_tokens(self, reader: SkeletonReader, tokens: Int[Tensor, "B L"]) -> Sentences:
+        """Action sentences that were written before, as this model reads them."""
+        return tokens if self.inputs.form == "vocabulary" else reader.vectors(tokens)
+
+    def _tokens(self, sentences: Sentences) -> Float[Tensor, "B L D"]:
+        """Sentences as embeddings: vectors take the map and the words' root-mean-square norm."""
+        embedding = self._embedding()
+        if self.inputs.form == "vocabulary":
+            return embedding(sentences + self.actions.start)
+        mapped = sentences if self.input_map is None else self.input_map(sentences.to(self.input_map.weight.dtype))
+        return (mapped * self.word_norm).to(embedding.weight.dtype)
+
+    def _words(self, ids: Sequence[Sequence[int]], rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Ids of one piece for all rows or of one each, filled up on the left, as embeddings and mask."""
+        longest = max(map(len, ids))
+        there = torch.tensor([[False] * (longest - len(row)) + [True] * len(row) for row in ids], dtype=torch.bool)
+        filled = torch.tensor([[0] * (longest - len(row)) + list(row) for row in ids], dtype=torch.long)
+        embedded = self._embedding()(filled.to(device))
+        return embedded.expand(rows, -1, -1), there.to(device).expand(rows, -1)
 
     def prompt(
-        self, codes: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]
+        self, sentences: Sentences, mask: Bool[Tensor, "B L"], listed: Listed = None
     ) -> tuple[Float[Tensor, "B P D"], Bool[Tensor, "B P"]]:
-        """The prompt as embeddings: codes take the words' root-mean-square norm, then the map."""
-        embedding = self._embedding()
-        tokens = codes if self.input_map is None else self.input_map(codes.to(self.input_map.weight.dtype))
-        tokens = (tokens * self.word_norm).to(embedding.weight.dtype)
-        around = [embedding(ids).expand(len(codes), -1, -1) for ids in (self.ids_before, self.ids_after)]
-        there = [torch.ones(part.shape[:2], dtype=torch.bool, device=codes.device) for part in around]
-        return torch.cat([around[0], tokens, around[1]], dim=1), torch.cat([there[0], mask, there[1]], dim=1)
+        """The prompt as embeddings, and which of them count.
+
+        Args:
+            sentences: what ``read`` gives.
+            mask: which tokens count.
+            listed: the classes that each prompt's list names, or one list for all; None for every class.
+        """
+        around = [self.wording.around(row) for row in listed] if listed else [self.wording.around()]
+        rows, device = len(mask), mask.device
+        before, after = (self._words(piece, rows, device) for piece in zip(*around, strict=True))
+        tokens = self._tokens(sentences)
+        if self._late is not None:
+            tokens = torch.zeros_like(tokens)
+        whole = torch.cat([before[0], tokens, after[0]], dim=1)
+        return whole, torch.cat([before[1], mask, after[1]], dim=1)
+
+    @contextmanager
+    def _entering(self, sentences: Sentences, there: Tensor, listed: Listed, skip: int = 0) -> Iterator[None]:
+        """Within it, latents enter at their layer (``inputs.layer``), in passes that read prompts but for ``skip``."""
+        if self._late is None:
+            yield
+            return
+        tokens, (begin, _) = self._tokens(sentences), self._before(listed)
+        added = F.pad(tokens, (0, 0, begin, there.shape[1] - begin - tokens.shape[1]))
+        with self._late.reading(added[:, skip:], skip):
+            yield
+
+    def _before(self, listed: Listed) -> tuple[int, bool]:
+        """How much stands before the sentence, and whether it is the same for all clips."""
+        rows: Sequence[Sequence[int] | None] = listed or [None]
+        begins = {tuple(self.wording.around(row)[0]) for row in rows}
+        return max(map(len, begins)), len(begins) == 1
+
+    def _prefix(self, prompt: Tensor, listed: Listed) -> tuple[Cache | None, int]:
+        """The cache of what every prompt begins with, a single row, and how long that is."""
+        checkpointing = getattr(self.llm, "is_gradient_checkpointing", False) and self.training
+        size, same = self._before(listed)
+        if not self.share_prefix or checkpointing or not same or size == 0:
+            return None, 0
+        return read_prefix(self.llm, prompt[0, :size]), size
 
     def loss(
-        self, codes: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"], labels: Int[Tensor, " B"]
+        self, sentences: Sentences, mask: Bool[Tensor, "B L"], labels: Int[Tensor, " B"], listed: Listed = None
     ) -> Float[Tensor, ""]:
         """Cross entropy of the answer's tokens and its end, in float32 (LLM-AR Eq. 13); logits only where it counts."""
-        prompt, there = self.prompt(codes, mask)
-        answer = self.answers[labels]  # [B, A], -100 behind the end
-        real = answer != -100
-        given = self._embedding()(answer.where(real, self.end)[:, :-1])
+        answer = self.answers[labels]
+        return self.answer_loss(sentences, mask, answer[:, : int((answer != IGNORED).sum(1).max())], listed)
+
+    def answer_loss(
+        self, sentences: Sentences, mask: Bool[Tensor, "B L"], answer: Int[Tensor, "B A"], listed: Listed = None
+    ) -> Float[Tensor, ""]:
+        """The same for the ids of the answers, ignored behind their ends."""
+        prompt, there = self.prompt(sentences, mask, listed)
+        real = answer != IGNORED
+        given = self._embedding()(answer.where(real, self.wording.end)[:, :-1])
         attended = torch.cat([there, real[:, :-1]], dim=1)
-        out = self.llm(
-            inputs_embeds=torch.cat([prompt, given.to(prompt.dtype)], dim=1),
-            attention_mask=attended.long(),
-            position_ids=(attended.cumsum(1) - 1).clamp_min(0),
-            logits_to_keep=answer.shape[1],
-            use_cache=False,
-        )
-        return F.cross_entropy(out.logits.float().flatten(0, 1), answer.flatten(), ignore_index=-100)
+        cache, skip = self._prefix(prompt, listed)
+        if cache is not None:
+            cache.batch_repeat_interleave(len(prompt))
+        with self._entering(sentences, there, listed, skip):
+            out = self.llm(
+                inputs_embeds=torch.cat([prompt[:, skip:], given.to(prompt.dtype)], dim=1),
+                attention_mask=attended.long(),
+                position_ids=(attended.cumsum(1) - 1).clamp_min(0)[:, skip:],
+                past_key_values=cache,
+                use_cache=cache is not None,
+                logits_to_keep=answer.shape[1],
+            )
+        return F.cross_entropy(out.logits.float().flatten(0, 1), answer.flatten(), ignore_index=IGNORED)
 
     @torch.no_grad()
-    def score(self, codes: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Answers:
-        """Exact log-likelihood of every class name."""
-        if len(codes) == 0:
-            return Answers(codes.new_zeros(0, len(self.class_names)), codes.new_zeros(0, len(self.class_names)))
-        likelihoods = self.trie.score(self.llm, *self.prompt(codes, mask))
+    def score(
+        self,
+        sentences: Sentences,
+        mask: Bool[Tensor, "B L"],
+        listed: Listed = None,
+        candidates: Sequence[int] | None = None,
+    ) -> Answers:
+        """Exact log-likelihood of every class name; -inf where it is none of the ``candidates``."""
+        if len(mask) == 0:
+            empty = self.word_norm.new_zeros(0, len(self.class_names))
+            return Answers(empty, empty)
+        prompt, there = self.prompt(sentences, mask, listed)
+        prefix, skip = self._prefix(prompt, listed)
+        with self._entering(sentences, there, listed, skip):
+            likelihoods = self.trie.score(self.llm, prompt, there, candidates=candidates, prefix=prefix)
         return Answers(likelihoods, likelihoods / self.trie.lengths.to(likelihoods.device))
 
     @torch.no_grad()
-    def generate(self, codes: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> list[str]:
+    def best(
+        self,
+        sentences: Sentences,
+        mask: Bool[Tensor, "B L"],
+        count: int = 1,
+        listed: Listed = None,
+        candidates: Sequence[int] | None = None,
+    ) -> Best:
+        """The ``count`` likeliest classes, as ``score`` ranks them, for a fraction of its work."""
+        if len(mask) == 0:
+            empty = self.word_norm.new_zeros(0, count)
+            return Best(empty.long(), empty)
+        prompt, there = self.prompt(sentences, mask, listed)
+        prefix, skip = self._prefix(prompt, listed)
+        with self._entering(sentences, there, listed, skip):
+            return self.trie.best(self.llm, prompt, there, count, candidates=candidates, prefix=prefix)
+
+    @torch.no_grad()
+    def generate(self, sentences: Sentences, mask: Bool[Tensor, "B L"], listed: Listed = None) -> list[str]:
         """Free greedy answers, as text; nothing keeps them to the class names."""
-        if len(codes) == 0:
+        if len(mask) == 0:
             return []
-        prompt, there = self.prompt(codes, mask)
-        out = self.llm.generate(  # type: ignore[operator]
-            inputs_embeds=prompt,
-            attention_mask=there.long(),
-            do_sample=False,
-            max_new_tokens=self.answers.shape[1] + 4,
-            eos_token_id=self.end,
-            pad_token_id=self.text.pad_token_id,
-        )
-        return [text.strip() for text in self.text.batch_decode(out, skip_special_tokens=True)]
-
-
-def _ids(text: PreTrainedTokenizerBase, piece: str) -> list[int]:
-    return list(text(piece, add_special_tokens=False)["input_ids"])
-
-
-def _answer_ids(text: PreTrainedTokenizerBase, after: str, name: str) -> list[int]:
-    """The name's tokens as they follow the prompt, after a space."""
-    tail, whole = _ids(text, after), _ids(text, f"{after} {name}")
-    return whole[len(tail) :] if whole[: len(tail)] == tail else _ids(text, f" {name}")
-
-
-def _flat(piece: str) -> str:
-    return " ".join(piece.split())
+        prompt, there = self.prompt(sentences, mask, listed)
+        with self._entering(sentences, there, listed):
+            out = self.llm.generate(  # type: ignore[operator]
+                inputs_embeds=prompt,
+                attention_mask=there.long(),
+                do_sample=False,
+                max_new_tokens=self.answers.shape[1] + 4,
+                eos_token_id=self.wording.end,
+                pad_token_id=self.wording.text.pad_token_id,
+            )
+        return [said.strip() for said in self.wording.text.batch_decode(out, skip_special_tokens=True)]

@@ -90,7 +90,7 @@ class NameTrie:
             whole = scores.new_full((len(prompt), len(self.names)), float("-inf"))
             return whole.index_copy(1, torch.tensor(list(candidates), device=scores.device), scores)
         refuse_window(llm, self._longest(prompt))
-        vocabulary = llm.get_input_embeddings().num_embeddings  # type: ignore[operator]
+        vocabulary: int = llm.config.get_text_config().vocab_size  # type: ignore[operator, union-attr]
         rows = max(1, _MOST_LOGITS // (vocabulary * self.num_inner))
         parts = zip(prompt.split(rows), mask.split(rows), strict=True)
         return torch.cat([self._score(llm, embeddings, there, prefix) for embeddings, there in parts])

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 
-@torch.no_grad()
 def read_prefix(llm: nn.Module, prefix: Float[Tensor, "S D"]) -> Cache:
     """The cache of a beginning that every prompt shares; good until the model's weights or the prefix change."""
     out = llm(inputs_embeds=prefix[None], past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1)

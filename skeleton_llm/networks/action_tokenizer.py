@@ -86,6 +86,18 @@ class ActionTokenizer(nn.Module):
         """N, the tokens of the codebook."""
         return self.vqvae.config.num_codes
 
+    def sentence_lengths(self, frames: Int[np.ndarray, " B"]) -> Int[np.ndarray, " B"]:
+        """Tokens of the sentences that it writes for clips of so many frames, padding of ``persons`` included."""
+        config, given = self.vqvae.config, self.preprocess
+        taken = np.full_like(frames, given.frames) if given.length == "resize" else np.minimum(frames, given.longest)
+        steps = -(-taken // 2**config.downsamples)
+        return steps * config.tokens_per_step * (self.num_persons if self.vqvae.apart else 1)
+
+    @property
+    def longest_sentence(self) -> int:
+        """Tokens of the longest sentence."""
+        return int(self.sentence_lengths(np.array([2**30]))[0])
+
     @property
     def device(self) -> torch.device:
         """Where it computes."""
@@ -105,7 +117,7 @@ class ActionTokenizer(nn.Module):
         Raises:
             ValueError: a clip has another skeleton layout or shape.
         """
-        clips = [self._clip(one) for one in _several(skeletons)]
+        clips = self.clips(skeletons)
         parts = [
             self.sentences(*self.batch(clips[first : first + batch_size])) for first in range(0, len(clips), batch_size)
         ]
@@ -154,7 +166,7 @@ class ActionTokenizer(nn.Module):
         lengths: Int[Tensor, " B"] | None = None,
     ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """Action sentences of preprocessed clips, and which of their tokens count."""
-        return self.vqvae.encode(joints, persons, lengths)
+        return self.vqvae.encode(*self._channels(joints, persons), lengths)
 
     @torch.no_grad()
     def embed(
@@ -164,8 +176,13 @@ class ActionTokenizer(nn.Module):
         lengths: Int[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """The tokens' vectors (tangent space, norm about 1) and which of them count: what a language model reads."""
-        indices, mask = self.sentences(joints, persons, lengths)
-        return F.embedding(indices, self.vqvae.quantizer.codebook()), mask
+        tokens, mask = self.sentences(joints, persons, lengths)
+        return self.vectors(tokens), mask
+
+    @torch.no_grad()
+    def vectors(self, tokens: Int[Tensor, "*B L"]) -> Float[Tensor, "*B L D"]:
+        """Each token's vector in tangent space."""
+        return F.embedding(tokens, self.vqvae.quantizer.codebook())
 
     @torch.no_grad()
     def latents(
@@ -175,7 +192,7 @@ class ActionTokenizer(nn.Module):
         lengths: Int[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """The normalised latents before they are quantised, and which of them count."""
-        return self.vqvae.normalised_latents(joints, persons, lengths)
+        return self.vqvae.normalised_latents(*self._channels(joints, persons), lengths)
 
     def batch(self, clips: Sequence[Clip]) -> Prepared:
         """Raw clips as the network's input, on its device.
@@ -192,17 +209,27 @@ class ActionTokenizer(nn.Module):
                     f"{clip.source or 'clip'}: has the layout {clip.layout}, this tokenizer reads {self.layout};"
                     " use a tokenizer trained on such skeletons"
                 )
-            joints, persons = self.preprocess.apply(clip)
-            missing = self.num_persons - joints.shape[2]
-            if missing > 0:
-                joints = F.pad(joints, (0, 0, 0, 0, 0, missing))
-                persons = F.pad(persons, (0, missing))
-            parts.append((joints[0, :, : self.num_persons], persons[0, : self.num_persons]))
+            joints, persons = self._channels(*self.preprocess.apply(clip))
+            parts.append((joints[0], persons[0]))
         lengths = None
         if self.preprocess.length != "resize":
             lengths = torch.tensor([len(joints) for joints, _ in parts], device=self.device)
         padded = nn.utils.rnn.pad_sequence([joints for joints, _ in parts], batch_first=True)
         return Prepared(padded.to(self.device), torch.stack([there for _, there in parts]).to(self.device), lengths)
+
+    def _channels(self, joints: Tensor, persons: Tensor) -> tuple[Tensor, Tensor]:
+        """Persons beyond the network's are dropped, missing ones absent: other data may hold another number."""
+        missing = max(0, self.num_persons - joints.shape[2])
+        joints, persons = F.pad(joints, (0, 0, 0, 0, 0, missing)), F.pad(persons, (0, missing))
+        return joints[:, :, : self.num_persons], persons[:, : self.num_persons]
+
+    def clips(self, skeletons: Skeletons | Sequence[Skeletons]) -> list[Clip]:
+        """What ``encode`` takes, as clips.
+
+        Raises:
+            ValueError: joints of another shape than the layout's.
+        """
+        return [self._clip(one) for one in _several(skeletons)]
 
     def _clip(self, skeleton: Skeletons) -> Clip:
         if isinstance(skeleton, Clip):

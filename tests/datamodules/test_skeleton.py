@@ -64,6 +64,7 @@ def test_evaluation_takes_every_clip_once_over_all_ranks():
     assert sorted(seen) == list(range(10))
     assert [len(Shard(10, 4, rank=rank, world=3)) for rank in range(3)] == [1, 1, 1]
     assert list(Shard(1, 4, rank=1, world=2)) == [[]]  # without a batch it would never reach the metrics
+    assert [len(list(Shard(9, 4, rank=rank, world=2))) for rank in range(2)] == [2, 2]  # nor here, without a second
 
 
 def test_evaluation_is_not_augmented(small_data):
@@ -197,10 +198,9 @@ def test_unseen_classes_are_tested_and_never_trained_or_validated(small_data):
     data = module(small_data, unseen="draw1")
     held = set(unseen_classes("draw1", "synthetic", 20))
     labels = {split: set(data.labels[rows].tolist()) for split, rows in data.rows.items()}
-    assert labels["test"] == held == set(data.candidates("test"))
+    assert labels["test"] == held == set(data.unseen)
     assert not held & (labels["train"] | labels["val"])
-    assert data.candidates("val") is None
-    assert module(small_data).candidates("test") is None
+    assert module(small_data).unseen == []
 
 
 def test_data_of_ones_own_train_under_the_protocol_own(tmp_path):
@@ -272,3 +272,25 @@ def test_long_clips_are_thinned_to_the_longest_and_an_empty_batch_has_every_key(
     none = data.batches("val").__getitems__([])
     assert none.keys() == batch.keys()
     assert none["joints"].shape[0] == 0
+
+
+def test_batches_of_like_length_hold_every_clip_once_a_pass_and_resume_alike():
+    lengths = np.random.default_rng(0).integers(10, 300, 1000)
+    options = {"seed": 3, "horizon": 3 * 62, "lengths": lengths}
+    whole = list(Stream(1000, 16, start=0, **options))
+    assert whole != list(Stream(1000, 16, start=0, seed=4, horizon=3 * 62, lengths=lengths))
+    for turn in range(3):
+        keys = [key for batch in whole[turn * 62 : (turn + 1) * 62] for key in batch]
+        assert {turn} == {turn for turn, _ in keys}
+        assert len({index for _, index in keys}) == 62 * 16
+    assert list(Stream(1000, 16, start=70, **options)) == whole[70:]
+    halves = [list(Stream(1000, 8, start=0, rank=rank, world=2, **options)) for rank in (0, 1)]
+    assert [a + b for a, b in zip(*halves, strict=True)] == whole
+
+    def waste(batches):
+        padded = sum(len(batch) * max(lengths[index] for _, index in batch) for batch in batches)
+        return 1 - sum(lengths[index] for batch in batches for _, index in batch) / padded
+
+    plain = list(Stream(1000, 16, seed=3, start=0, horizon=3 * 62))
+    assert waste(plain) > 0.3
+    assert waste(whole) < 0.05

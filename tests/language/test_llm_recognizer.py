@@ -1,17 +1,25 @@
 import pytest
 import torch
 
-from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning, load_network, save_network
-from skeleton_llm.language.prompts import UNSEEN
+from skeleton_llm.language import (
+    Inputs,
+    LanguageModel,
+    LLMRecognizer,
+    Prompt,
+    Tuning,
+    Wording,
+    load_network,
+    save_network,
+)
 
 NAMES = ["sit", "sit down", "wave the right hand"]
 
 
-def build(tuning: Tuning, **options) -> LLMRecognizer:
+def build(tuning: Tuning, *, input_map: bool = True, **options) -> LLMRecognizer:
     llm = LanguageModel()
     torch.manual_seed(0)
     network = LLMRecognizer(
-        tuning.apply(llm.load()), llm.tokenizer(), NAMES, Prompt(), **{"input_map": True, **options}
+        tuning.apply(llm.load()), Wording(llm.tokenizer(), NAMES, Prompt()), Inputs(map=input_map), **options
     )
     return network.eval()
 
@@ -63,7 +71,7 @@ def test_codes_enter_with_the_words_norm_and_a_fresh_map_is_the_identity(codes):
     with_map, without = build(Tuning(mode="frozen")), build(Tuning(mode="frozen"), input_map=False)
     first, second = (network.prompt(codes, all_of(codes))[0] for network in (with_map, without))
     torch.testing.assert_close(first, second)
-    begin = len(without.ids_before)
+    begin = len(without.wording.around()[0])
     words = LanguageModel().words()
     expected = words.square().sum(-1).mean().sqrt()
     torch.testing.assert_close(second[:, begin : begin + 6].norm(dim=-1), expected.expand(3, 6), rtol=1e-3, atol=1e-3)
@@ -127,27 +135,32 @@ def test_learning_a_few_clips_by_heart_also_frees_the_greedy_answer(codes):
     assert network.generate(codes, all_of(codes)) == NAMES
 
 
-def test_prompts_are_the_papers_word_for_word():
-    before, after = Prompt().parts(NAMES)
-    assert before + "X" + after == "Given a sequence of action tokens X, please predict the corresponding action."
-    before, after = Prompt(UNSEEN).parts(NAMES)
-    assert before == "Given a sequence of action tokens "
-    assert after == ", please predict the corresponding action from sit, sit down, wave the right hand."
-    assert Prompt(wrapper="alpaca").parts(NAMES)[1].endswith("action.\n\n### Response:")
-    with pytest.raises(ValueError, match=r"must hold \[tokens\] exactly once"):
-        Prompt("no slot")
-
-
 def test_names_that_a_tokenizer_does_not_give_back_are_refused():
     llm = LanguageModel()
     text = llm.tokenizer()
     original = text.decode
     text.decode = lambda ids, **options: original(ids, **options).replace("hand", "ham")  # a lossy tokenizer
     with pytest.raises(ValueError, match="does not give back the class name 'wave the right hand'"):
-        LLMRecognizer(llm.load(), text, NAMES, Prompt(), input_map=False)
+        Wording(text, NAMES, Prompt())
 
 
 def test_tuning_errors_name_the_key_and_the_choices():
     model = LanguageModel().load()
     with pytest.raises(ValueError, match=r"tuning\.targets \['c_attn'\] name no layer .*q_proj"):
         Tuning(targets=["c_attn"]).apply(model)
+
+
+@pytest.mark.parametrize("candidates", [None, (2, 0)])
+@pytest.mark.parametrize("inputs", [Inputs(map=True), Inputs("latents", layer=2)], ids=["codes", "late"])
+def test_the_search_finds_what_the_scores_rank_highest(codes, inputs, candidates):
+    network = build(Tuning(mode="frozen"))
+    network = LLMRecognizer(network.llm, network.wording, inputs).eval()
+    mask = all_of(codes)
+    mask[1, 3:] = False
+    for shared in (True, False):
+        network.share_prefix = shared
+        truth = network.score(codes, mask, None, candidates).log_likelihoods.topk(2)
+        found = network.best(codes, mask, 2, None, candidates)
+        assert found.classes.equal(truth.indices)
+        torch.testing.assert_close(found.log_likelihoods, truth.values, rtol=1e-4, atol=1e-4)
+    assert network.best(codes[:0], mask[:0], 2).classes.shape == (0, 2)

@@ -1,0 +1,144 @@
+"""The words around an action sentence as token ids, proved before a model is loaded."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from skeleton_llm.language.prompts import Prompt
+from skeleton_llm.language.scoring import pad
+
+IGNORED = -100  # a label that no loss counts, as in Hugging Face
+
+
+class Wording:
+    """Prompt and class names as the text tokenizer of a language model writes them.
+
+    Args:
+        text: the text tokenizer.
+        class_names: the actions.
+        prompt: the instruction.
+
+    Raises:
+        ValueError: the text tokenizer does not give back a class name or the prompt, or has no end token.
+    """
+
+    def __init__(self, text: PreTrainedTokenizerBase, class_names: Sequence[str], prompt: Prompt) -> None:
+        """Tokenise the prompt and every name once, and prove that they survive the round trip."""
+        self.text, self.class_names, self.prompt = text, list(class_names), prompt
+        if text.eos_token_id is None:
+            raise ValueError(f"{text.name_or_path}: its text tokenizer has no end token; set eos_token in its folder")
+        self.end = int(text.eos_token_id)
+        self._around = lru_cache(maxsize=4096)(self._tokenise)
+        before, after = prompt.parts(text, self.class_names)
+        for piece in (before, after):
+            if _flat(str(text.decode(_ids(text, piece)))) != _flat(piece):
+                raise ValueError(
+                    f"the text tokenizer does not give back the prompt {piece!r} but"
+                    f" {text.decode(_ids(text, piece))!r}; use another llm"
+                )
+        self.names = [_answer_ids(text, after, name) for name in self.class_names]
+        self.answers = pad([[*ids, self.end] for ids in self.names], IGNORED)
+        self.lengths = (self.answers != IGNORED).sum(1).numpy()
+        for name, answer in zip(self.class_names, self.answers, strict=True):
+            counted = answer[answer != IGNORED].tolist()
+            if str(text.decode(counted[:-1])).strip() != name or counted[-1] != self.end:
+                raise ValueError(
+                    f"the text tokenizer does not give back the class name {name!r} but {text.decode(counted[:-1])!r};"
+                    " rename the class or use another llm"
+                )
+
+    def around(self, listed: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
+        """Token ids before and after the action sentence, with the classes ``listed`` in the list; None for all."""
+        return self._around(None if listed is None or not self.prompt.lists else tuple(listed))
+
+    def _tokenise(self, listed: tuple[int, ...] | None) -> tuple[list[int], list[int]]:
+        names = self.class_names if listed is None else [self.class_names[label] for label in listed]
+        before, after = self.prompt.parts(self.text, names)
+        begin = []
+        if self.prompt.wrapper != "chat":  # a chat template brings its own
+            automatic = self.text("")["input_ids"]
+            begin = [token for token in automatic if token != self.text.eos_token_id]
+        return [*begin, *_ids(self.text, before)], _ids(self.text, after)
+
+    def listings(
+        self, labels: Int[Tensor, " B"], among: Sequence[int] | None = None, index: Int[Tensor, " B"] | None = None
+    ) -> list[tuple[int, ...]] | None:
+        """For each clip the classes its prompt lists: ``choices`` of them, the right one at a random place.
+
+        Args:
+            labels: the right ones.
+            among: the only classes that lists draw from; None for all.
+            index: the clips' rows, each of which has the same list in every run; None draws anew, for training.
+
+        Returns:
+            a list for each clip; without ``choices`` one for all, None for all classes.
+        """
+        choices = self.prompt.choices
+        if choices is None:
+            return None if among is None else [tuple(among)]
+        pool = torch.arange(len(self.class_names)) if among is None else torch.tensor(list(among))
+        found = []
+        for label, dice in zip(labels.tolist(), _dice(index, len(labels)), strict=True):
+            others = pool[pool != label]
+            drawn = others[torch.randperm(len(others), generator=dice)[: choices - 1]]
+            found.append(_shuffled(torch.cat([torch.tensor([label]), drawn]), dice))
+        return found
+
+    def shuffled(self, classes: Sequence[int], index: Int[Tensor, " B"]) -> list[tuple[int, ...]]:
+        """``classes`` in an order for each clip that is the same in every run, whatever the clip shows."""
+        return [_shuffled(torch.tensor(list(classes)), dice) for dice in _dice(index, len(index))]
+
+    def check_room(self, sentence: int, context: int | None) -> None:
+        """Refuse prompts longer than the language model can read.
+
+        Args:
+            sentence: tokens of the longest action sentence.
+            context: positions of the language model; None where it has no limit.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        before, after = self.around()
+        needed = len(before) + sentence + len(after) + self.answers.shape[1]
+        if context is not None and needed > context:
+            raise ValueError(
+                f"the prompt takes {len(before) + len(after)} tokens, an action sentence up to {sentence}, the longest"
+                f" answer {self.answers.shape[1]}: {needed}, more than the {context} that {self.text.name_or_path}"
+                " reads; shorten prompt.text or the sentences (preprocess.frames), or take another llm"
+            )
+
+    def example(self, sentence: Sequence[int], label: int, listed: Sequence[int] | None = None) -> str:
+        """One clip as the model sees it, from the ids it is given; what the loss counts stands in double brackets."""
+        before, after = self.around(listed)
+        answer = self.answers[label]
+        counted = self.text.decode(answer[answer != IGNORED].tolist())
+        tokens = " ".join(map(str, sentence))
+        return f"{self.text.decode(before)}<{tokens}>{self.text.decode(after)}[[{counted}]]"
+
+
+def _dice(index: Tensor | None, size: int) -> list[torch.Generator | None]:
+    """A generator for each clip; None, torch's own one, without ``index``."""
+    return [None] * size if index is None else [torch.Generator().manual_seed(row) for row in index.tolist()]
+
+
+def _shuffled(classes: Tensor, dice: torch.Generator | None) -> tuple[int, ...]:
+    return tuple(classes[torch.randperm(len(classes), generator=dice)].tolist())
+
+
+def _ids(text: PreTrainedTokenizerBase, piece: str) -> list[int]:
+    return list(text(piece, add_special_tokens=False)["input_ids"])
+
+
+def _answer_ids(text: PreTrainedTokenizerBase, after: str, name: str) -> list[int]:
+    """The name's tokens as they follow the prompt, after a space where the prompt does not end in one."""
+    said = name if after[-1:].isspace() else f" {name}"
+    tail, whole = _ids(text, after), _ids(text, after + said)
+    return whole[len(tail) :] if whole[: len(tail)] == tail else _ids(text, said)
+
+
+def _flat(piece: str) -> str:
+    return " ".join(piece.split())
