@@ -106,6 +106,12 @@ class SkeletonDataModule(L.LightningDataModule):
             test = test[np.isin(self.labels[test], self.unseen)]
         train, val = carve_validation(self.data.table, train, val_fraction, seed=0)
         self.rows = {"train": train, "val": val, "test": test}
+        for split, rows in self.rows.items():
+            if len(rows) == 0 and (split != "val" or val_fraction > 0):
+                raise ValueError(
+                    f"{folder}: the protocol {self.protocol.name} leaves no {split} clips of its {len(self.data)};"
+                    " prepare the whole dataset, or give the data's own protocol (data.init_args.protocol)"
+                )
         self.lengths: np.ndarray = self.data.table["length"]  # of every row, what batches are grouped by
 
     def batches(self, split: str, augmentation: Augmentation | None = None) -> ClipBatches:

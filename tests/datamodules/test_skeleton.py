@@ -294,3 +294,14 @@ def test_batches_of_like_length_hold_every_clip_once_a_pass_and_resume_alike():
     plain = list(Stream(1000, 16, seed=3, start=0, horizon=3 * 62))
     assert waste(plain) > 0.3
     assert waste(whole) < 0.05
+
+
+def test_a_split_without_clips_is_refused(small_data, tmp_path):
+    data = module(small_data)
+    folder = tmp_path / "training_only"
+    subjects = set(data.data.table["subject"][data.rows["train"]].tolist())
+    clips = [clip for clip in synthetic_clips(subjects=4) if clip.subject in subjects]
+    options = {"layout": "ntu25", "class_names": CLASS_NAMES, "num_persons": 2, "source": "synthetic"}
+    write_dataset(folder, clips, name="synthetic", **options)
+    with pytest.raises(ValueError, match=r"training_only: the protocol synthetic_xsub leaves no test clips of its \d+"):
+        module(folder, partial=True)
