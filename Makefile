@@ -19,7 +19,7 @@ OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c
 MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
 
 .NOTPARALLEL:
-.PHONY: help setup demo prepare doctor stage1 stage2 tokenize probe test test-slow lint fuzz bench tokenizer-ablation tensorboard builtin-llm
+.PHONY: help setup demo prepare doctor stage1 stage2 unseen tokenize probe test test-slow lint fuzz bench tokenizer-ablation tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -47,6 +47,9 @@ stage1: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## train the a
 stage2: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## tune the language model on action sentences
 	$(CLI) fit --config configs/stage2.yaml $(OVERLAYS) $(MODEL) --trainer.default_root_dir $(RUN_DIR)/stage2 \
 	  --model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer $(ARGS)
+
+unseen: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## LLM-AR's unseen classes: both stages for 5 draws, mean and deviation
+	$(CLI) unseen --folder $(RUN_DIR)/unseen $(OVERLAYS) $(MODEL) $(ARGS)
 
 tokenize: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## every action sentence of DATA= by RUN='s tokenizer
 	$(CLI) tokenize data/$(DATASET) --tokenizer $(RUN_DIR)/stage1/tokenizer $(ARGS)
@@ -85,6 +88,7 @@ bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.stage1_step
 	$(BIN)/python -m benchmarks.losses
 	$(BIN)/python -m benchmarks.tokenize
+	$(BIN)/python -m benchmarks.stage2_step
 	$(BIN)/python -m benchmarks.answers
 	$(BIN)/python -m benchmarks.observatory
 	$(BIN)/python -m benchmarks.read_ntu
