@@ -14,6 +14,7 @@ Name human actions from skeletons with a large language model.
   prepare     raw skeleton files (or the built-in synthetic ones) to a prepared dataset
   doctor      is a raw or prepared dataset whole and sound?
   show        draw one clip as a GIF or a contact sheet
+  plan        does stage 2 fit on these GPUs, and how long does it take?
   fit         train a stage:      skeleton-llm fit --config configs/stage1.yaml --config configs/data/synthetic.yaml
   validate    validation split of a trained stage
   test        test split of a trained stage
@@ -22,7 +23,7 @@ Name human actions from skeletons with a large language model.
 
 "skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
 """
-_SHORT = ("download", "prepare", "doctor", "show", "tokenize", "recognize")  # each a module with a function of its name
+_SHORT = ("download", "prepare", "doctor", "show", "plan", "tokenize", "recognize")  # each a module with its function
 _ROOMS = ("lightning_modules", "datamodules", "callbacks")
 
 
