@@ -1,18 +1,33 @@
 """One folder and one raw skeleton file in, one answer out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from skeleton_llm.language import Answers, LanguageModel, LLMRecognizer, Prompt, Tuning, load_network, save_network
+from skeleton_llm.language import (
+    Answers,
+    LanguageModel,
+    LLMRecognizer,
+    Prompt,
+    Sentences,
+    Tuning,
+    load_network,
+    save_network,
+)
+from skeleton_llm.language.card import write_card
+from skeleton_llm.language.saving import read_config
 from skeleton_llm.networks import ActionTokenizer
 from skeleton_llm.skeletons import Clip
 from skeleton_llm.skeletons.readers import read_clip
 
 _TOP = 5
+Source = Path | str | Clip | np.ndarray | Tensor
 
 
 @dataclass(frozen=True)
@@ -23,25 +38,32 @@ class Answer:
         name: the most likely action.
         top: the five most likely actions with their probabilities among the known ones, best first.
         sentence: the action sentence, token indices.
-        said: what the language model answers when it may say anything.
+        said: what the language model answers when it may say anything; None where it was not asked.
     """
 
     name: str
     top: list[tuple[str, float]]
     sentence: list[int]
-    said: str
+    said: str | None = None
 
 
-def score_views(
+def read_views(
     tokenizer: ActionTokenizer,
     network: LLMRecognizer,
     joints: Float[Tensor, "B T M V 3"],
     persons: Bool[Tensor, "B M"],
     lengths: Int[Tensor, " B"] | None = None,
-) -> Answers:
-    """Scores of every class, the mean over the views that the tokenizer's preprocessing asks for."""
+) -> list[tuple[Sentences, Tensor]]:
+    """What ``network`` reads, and which of it counts, of every view that the tokenizer's preprocessing asks for."""
     views = tokenizer.preprocess.views(joints, tokenizer.vqvae.features.layout)
-    scores = [network.score(*tokenizer.embed(view, persons, lengths)) for view in views]
+    return [network.read(tokenizer, view, persons, lengths) for view in views]
+
+
+def score_views(
+    network: LLMRecognizer, views: Sequence[tuple[Sentences, Tensor]], listed: Sequence[Sequence[int]] | None = None
+) -> Answers:
+    """Scores of every class, the mean over views; ``listed`` are the classes that the prompts name."""
+    scores = [network.score(*view, listed) for view in views]
     mean = [torch.stack(part).mean(0) for part in zip(*scores, strict=True)]
     return Answers(*mean)
 
@@ -60,27 +82,48 @@ class Recognizer:
         self.tokenizer, self.network = tokenizer.eval().to(self.device), network.eval().to(self.device)
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, *, llm: str | None = None) -> "Recognizer":
+    def from_pretrained(
+        cls, folder: Path | str, *, llm: str | None = None, class_names: Sequence[str] | None = None
+    ) -> "Recognizer":
         """Read the folder that stage 2 exports; ``llm`` names the language model's folder where it has moved.
+
+        ``class_names`` are the answers in question, also ones that it was never tuned on; None for those of its data.
 
         Raises:
             FileNotFoundError: a file or the language model is missing.
-            ValueError: a file is damaged, or the language model is another one.
+            ValueError: a file is damaged, the language model is another one, or it cannot spell a name.
         """
+        read_config(folder)
+        tokenizer = ActionTokenizer.from_pretrained(Path(folder) / "tokenizer")  # the smaller part first
         network = load_network(folder, llm)
-        return cls(ActionTokenizer.from_pretrained(Path(folder) / "tokenizer"), network)
+        if class_names is not None:
+            network.rename(class_names)
+        return cls(tokenizer, network)
 
     def save_pretrained(self, folder: Path | str, llm: LanguageModel, tuning: Tuning, prompt: Prompt) -> None:
         """Write a folder that stands alone but for the language model itself, with a model card."""
         folder = Path(folder)
         save_network(self.network, folder, llm, tuning, prompt)
         self.tokenizer.save_pretrained(folder / "tokenizer")
-        (folder / "README.md").write_text(_card(self, llm, tuning))
+        write_card(folder)
 
     def read(self, path: Path | str) -> Clip:
-        """The raw file as a clip: its actors, units and axes taken as in the data that the tokenizer was trained on."""
+        """The raw file as a clip: its actors, units and axes taken as in the data that the tokenizer was trained on.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file that its reader refuses, or another skeleton layout than the tokenizer's.
+        """
         dataset = self.tokenizer.info.get("dataset", {})
-        return read_clip(path, dataset.get("actors", "ctrgcn"), dataset.get("own"))
+        return self._fitting(read_clip(path, dataset.get("actors", "ctrgcn"), dataset.get("own")))
+
+    def _fitting(self, clip: Clip) -> Clip:
+        if clip.layout != self.tokenizer.layout:
+            raise ValueError(
+                f"{clip.source or 'clip'}: has the layout {clip.layout}, this tokenizer reads {self.tokenizer.layout};"
+                " use a recogniser trained on such skeletons"
+            )
+        return clip
 
     @torch.no_grad()
     def probabilities(
@@ -91,47 +134,69 @@ class Recognizer:
     ) -> Float[Tensor, "B C"]:
         """Probability of every class among the known ones: softmax of exact log-likelihoods over the temperature."""
         given = (joints.to(self.device), persons.to(self.device), None if lengths is None else lengths.to(self.device))
-        scores = score_views(self.tokenizer, self.network, *given)
+        scores = score_views(self.network, read_views(self.tokenizer, self.network, *given))
         return (scores.log_likelihoods / self.network.temperature).softmax(-1).cpu()
 
-    @torch.no_grad()
-    def recognize(self, source: Path | str | Clip) -> Answer:
-        """Name the action in a clip or in a raw file of any format that ``skeletons.readers.read_clip`` knows.
+    @overload
+    def recognize(self, source: Path | str | Clip, *, batch_size: int = ..., free: bool = ...) -> Answer: ...
+    @overload
+    def recognize(
+        self,
+        source: list[str] | Sequence[Path | Clip | np.ndarray | Tensor],
+        *,
+        batch_size: int = ...,
+        free: bool = ...,
+    ) -> list[Answer]: ...
+    @overload
+    def recognize(
+        self, source: np.ndarray | Tensor, *, batch_size: int = ..., free: bool = ...
+    ) -> Answer | list[Answer]: ...
+    def recognize(
+        self, source: Source | Sequence[Source], *, batch_size: int = 32, free: bool = False
+    ) -> Answer | list[Answer]:
+        """Name the action in a clip, or in each of several.
+
+        Args:
+            source: a raw file of any format that ``skeletons.readers.read_clip`` knows, a ``Clip``, or joints
+                [T, M, V, 3] or [T, V, 3] in metres; several are a list of such or joints [B, T, M, V, 3], and get a
+                list of answers.
+            batch_size: clips answered at once; no answer depends on it.
+            free: also let the language model say anything (``Answer.said``); takes longer than the answer itself.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: a file that its reader refuses, or another skeleton layout than the tokenizer's.
+            ValueError: a file that its reader refuses, or another skeleton layout or shape than the tokenizer's.
         """
-        clip = source if isinstance(source, Clip) else self.read(source)
-        prepared = self.tokenizer.batch([clip])
-        probability = self.probabilities(*prepared)[0]
-        best = probability.argsort(descending=True)[:_TOP].tolist()
-        names = self.network.class_names
-        tokens, mask = self.tokenizer.sentences(*prepared)
-        return Answer(
-            name=names[best[0]],
-            top=[(names[i], float(probability[i])) for i in best],
-            sentence=tokens[mask].tolist(),
-            said=self.network.generate(*self.tokenizer.embed(*prepared))[0],
-        )
+        if isinstance(source, np.ndarray | Tensor):
+            one, sources = source.ndim < 5, list(source) if source.ndim == 5 else [source]
+        else:
+            one = isinstance(source, Path | str | Clip)
+            sources = [source] if isinstance(source, Path | str | Clip) else list(source)
+        answers: list[Answer] = []
+        for first in range(0, len(sources), batch_size):
+            clips = [self._clip(given) for given in sources[first : first + batch_size]]
+            answers += self._answers(clips, free=free)
+        return answers[0] if one else answers
 
+    def _clip(self, source: Source) -> Clip:
+        if isinstance(source, Path | str):
+            return self.read(source)
+        return self._fitting(source) if isinstance(source, Clip) else self.tokenizer.clips([source])[0]
 
-def _card(recognizer: Recognizer, llm: LanguageModel, tuning: Tuning) -> str:
-    names = "\n".join(f"- {name}" for name in recognizer.network.class_names)
-    tokenizer, dataset = recognizer.tokenizer, recognizer.tokenizer.info.get("dataset", {})
-    return f"""---
-library_name: skeleton-llm
-base_model: {llm.name}
-tags: [skeleton-based-action-recognition]
----
-# Skeleton action recogniser
-
-A language model ({llm.name}, tuning: {tuning.mode}) that reads action sentences (a codebook of {tokenizer.num_codes}
-tokens) and answers with one of {len(recognizer.network.class_names)} actions. Trained with skeleton-llm on
-{dataset.get("name", "?")} (layout {tokenizer.layout}).
-
-    skeleton-llm recognize FILE --model THIS_FOLDER
-
-## Actions
-{names}
-"""
+    @torch.no_grad()
+    def _answers(self, clips: Sequence[Clip], *, free: bool) -> list[Answer]:
+        prepared = self.tokenizer.batch(clips)
+        names, probability = self.network.class_names, self.probabilities(*prepared)
+        top = probability.topk(min(_TOP, len(names)))
+        tokens, mask = (part.cpu() for part in self.tokenizer.sentences(*prepared))
+        said: Sequence[str | None] = [None] * len(clips)
+        if free:
+            said = self.network.generate(*self.network.read(self.tokenizer, *prepared))
+        best = [
+            [(names[i], p) for i, p in zip(*row, strict=True)]
+            for row in zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        ]
+        return [
+            Answer(name=best[row][0][0], top=best[row], sentence=tokens[row][mask[row]].tolist(), said=said[row])
+            for row in range(len(clips))
+        ]

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
+import torch
+
+from skeleton_llm import Recognizer
 from skeleton_llm.cli.main import main
+from skeleton_llm.language import Inputs, LanguageModel, LLMRecognizer, Prompt, Tuning, Wording
+from skeleton_llm.networks import VQVAE, ActionTokenizer, VQVAEConfig
+from skeleton_llm.skeletons import Preprocess
+from skeleton_llm.skeletons.synthetic import CLASS_NAMES
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--data.init_args.batch_size", "16"]
@@ -43,3 +50,15 @@ def stage2_arguments(data: Path, folder: Path, tokenizer: Path, *more: str) -> l
 
 def run(arguments: list[str]) -> None:
     assert main(arguments) == 0
+
+
+def write_recognizer(folder: Path, llm: str = "built-in", **preprocess) -> Path:
+    """A recogniser that nobody trained."""
+    torch.manual_seed(0)
+    base, tuning = LanguageModel(llm), Tuning(r=2)
+    vqvae = VQVAE(VQVAEConfig(width=8, depth=1, num_codes=8), layout="ntu25", num_persons=2, dim=base.width)
+    tokenizer = ActionTokenizer(vqvae, Preprocess(**preprocess), {"dataset": {"name": "synthetic"}})
+    wording = Wording(base.tokenizer(), CLASS_NAMES, Prompt())
+    network = LLMRecognizer(tuning.apply(base.load()), wording, Inputs(map=True))
+    Recognizer(tokenizer, network).save_pretrained(folder, base, tuning, Prompt())
+    return folder

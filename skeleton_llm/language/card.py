@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from skeleton_llm.language.saving import read_config
+
 _READ_ONCE = {
     "top1": "top-1",
     "top5": "top-5",
@@ -46,8 +48,8 @@ def run_facts(run: Path) -> dict[str, str]:
 
 def write_card(folder: Path) -> None:
     """Write ``README.md`` of a recogniser's folder."""
-    config, about = (json.loads((folder / name).read_text()) for name in ("llm.json", "tokenizer/dataset.json"))
-    shape = json.loads((folder / "tokenizer" / "config.json").read_text())
+    config = read_config(folder)
+    shape, about = (json.loads((folder / "tokenizer" / name).read_text()) for name in ("config.json", "dataset.json"))
     run_file = folder / "run.json"
     run = json.loads(run_file.read_text()) if run_file.is_file() else {"facts": {}, "results": {}}
     facts, results = run["facts"], run["results"]

@@ -80,8 +80,10 @@ def read_config(folder: Path | str) -> dict[str, Any]:
         raise FileNotFoundError(f"{file} is missing: expected the recogniser that stage 2 exports; {mend}")
     with _whole(folder):
         config: Any = json.loads(file.read_text())
-        LanguageModel(**config["llm"])
-        return config
+        for key, kind in (("llm", LanguageModel), ("tuning", Tuning), ("inputs", Inputs), ("prompt", Prompt)):
+            kind(**config[key])
+        # folders made before calibration, merging and hub commits lack these
+        return {"temperature": 1.0, "merged": False, "llm_origin": "hub", "first_action": 0, **config}
 
 
 @contextmanager
@@ -101,14 +103,14 @@ def _base(folder: Path | str, config: dict[str, Any], name: str | None) -> Langu
         ValueError: it is another one, or is named where none is needed.
     """
     spec = LanguageModel(**config["llm"])
-    if config.get("merged"):
+    if config["merged"]:
         if name is not None:
             raise ValueError(f"{folder}: a merged recogniser brings its language model; leave --llm {name} away")
         dtype = "float32" if config["tuning"]["mode"] == "full" else spec.dtype
         return replace(spec, name=str(Path(folder) / "llm"), revision=None, dtype=dtype, untrained=False)
     if name is not None:
         spec = replace(spec, name=name, revision=None)
-    elif config.get("llm_origin") == "folder" and not Path(spec.name).is_dir():
+    elif config["llm_origin"] == "folder" and not Path(spec.name).is_dir():
         raise FileNotFoundError(
             f"{folder}: its language model was the folder {spec.name}, which is not here; say where it is with --llm"
         )
@@ -131,8 +133,7 @@ def load_network(folder: Path | str, llm: str | None = None) -> LLMRecognizer:
         ValueError: the language model is not the one that was tuned, or the folder is damaged.
     """
     config = read_config(folder)
-    with _whole(folder):
-        quantization = "none" if config.get("merged") else Tuning(**config["tuning"]).quantization
+    quantization = "none" if config["merged"] else Tuning(**config["tuning"]).quantization
     return _load(Path(folder), config, llm, quantization)
 
 
@@ -141,7 +142,7 @@ def _load(folder: Path, config: dict[str, Any], llm: str | None, quantization: Q
     with _whole(folder):
         tuning, inputs, prompt = Tuning(**config["tuning"]), Inputs(**config["inputs"]), Prompt(**config["prompt"])
         base, text = spec.load(quantization), spec.tokenizer()
-        if config.get("merged"):
+        if config["merged"]:
             first = config["first_action"]
             actions = range(first, first + config["num_actions"])
         else:
@@ -149,7 +150,7 @@ def _load(folder: Path, config: dict[str, Any], llm: str | None, quantization: Q
             base = _with_learned(base, folder, tuning)
         network = LLMRecognizer(base, Wording(text, config["class_names"], prompt), inputs, actions=actions)
         network.word_norm.fill_(config["word_norm"])
-        network.temperature.fill_(config.get("temperature", 1.0))  # folders made before calibration have none
+        network.temperature.fill_(config["temperature"])
         if network.input_map is not None:
             network.input_map.load_state_dict(load_file(folder / "input_map.safetensors"))
     return network.eval()
@@ -181,7 +182,7 @@ def merge_network(folder: Path | str, llm: str | None = None) -> None:
         ValueError: merged already, another language model, or a damaged folder.
     """
     folder, config = Path(folder), read_config(folder)
-    if config.get("merged"):
+    if config["merged"]:
         raise ValueError(f"{folder}: is merged already; export it without --merge")
     network = _load(folder, config, llm, "none")
     whole: Any = network.llm
