@@ -6,7 +6,9 @@ import lightning as L
 
 
 class Export(L.Callback):
-    """Ask the module to write its product into ``folder`` (under the run's) at the end of training.
+    """Ask the module on every rank to write its product into ``folder`` (under the run's) at the end of training.
+
+    Ranks that hold shards of it gather them together; rank 0 alone writes.
 
     Args:
         folder: name of the product's folder.
@@ -16,5 +18,4 @@ class Export(L.Callback):
         self.folder = folder
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:
-            pl_module.export(Path(trainer.default_root_dir) / self.folder)
+        pl_module.export(Path(trainer.default_root_dir) / self.folder)

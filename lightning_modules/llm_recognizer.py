@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.optimization import Optimization
+from lightning_modules.sharding import gathered, shard
 from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, SkeletonReader, Tuning
+from skeleton_llm.language.wording import IGNORED
 from skeleton_llm.metrics import MeanClassAccuracy, NameAnswers
 from skeleton_llm.networks import ActionTokenizer
 from skeleton_llm.recognizer import Recognizer, score_views
@@ -94,6 +96,8 @@ class LitLLMRecognizer(L.LightningModule):
             self.prompt,
             input_map=self.input_map,
         )
+        if self.device_mesh is not None:
+            shard(self.network, self.device_mesh["data_parallel"])
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule
@@ -116,8 +120,16 @@ class LitLLMRecognizer(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._network.loss(*self._read(batch), batch["labels"])
+        loss = loss * self._share(batch["labels"])
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
+
+    def _share(self, labels: Tensor) -> Tensor | float:
+        """Answer tokens of this rank over the ranks' mean: ranks' mean losses then average to that of all tokens."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        tokens = (self._network.answers[labels] != IGNORED).sum().float()
+        return tokens / self.trainer.strategy.reduce(tokens.clone(), reduce_op="mean")
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return self._evaluate(batch, "val")
@@ -184,5 +196,8 @@ class LitLLMRecognizer(L.LightningModule):
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        """Write the recogniser."""
-        Recognizer(self.tokenizer, self._network).save_pretrained(folder, self.llm, self.tuning, self.prompt)
+        """Write the recogniser; every rank takes part, and rank 0 writes."""
+        recognizer = Recognizer(self.tokenizer, self._network)
+        with gathered(self._network):
+            if self.global_rank == 0:
+                recognizer.save_pretrained(folder, self.llm, self.tuning, self.prompt)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -125,6 +126,7 @@ class LitSkeletonClassifier(L.LightningModule):
             self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
         return {"scores": logits, "labels": batch["labels"]}
 
+    @rank_zero_only
     def export(self, folder: Path) -> None:
         """Keep the weights."""
         folder.mkdir(parents=True, exist_ok=True)

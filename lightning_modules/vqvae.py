@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -334,6 +335,7 @@ class LitVQVAE(L.LightningModule):
         self.log(f"{split}/tokens_used", float(report.used))
         self.log(f"{split}/dead_tokens", float(report.dead))
 
+    @rank_zero_only
     def export(self, folder: Path) -> None:
         """Write the action tokenizer."""
         data: Any = self.trainer.datamodule

@@ -41,6 +41,51 @@ def _slow_bfloat16(accelerator: Any) -> bool:
     return on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
+def refuse_impossible(model: Any, trainer: Any) -> None:
+    """Raise for a tuning, strategy, optimiser or precision that cannot work, before anything is loaded.
+
+    Args:
+        model: the parsed arguments of the module.
+        trainer: those of the trainer.
+    """
+    from skeleton_llm.language.tuning import refuse, refuse_bfloat16
+
+    accelerator = _accelerator(trainer["accelerator"])
+    strategy = _strategy(trainer, accelerator)
+    optimization, llm = model.get("optimization") or {}, model.get("llm") or {}
+    # the other stages train small networks whole
+    mode = (model["tuning"] or {}).get("mode", "lora") if "tuning" in model else "full"
+    if "tuning" not in model and strategy == "fsdp2":
+        raise ValueError("trainer.strategy FSDP2 shards a language model, which this stage does not train; take ddp")
+    refuse(mode, strategy, accelerator, optimization.get("optimizer", "adamw"))
+    if accelerator == "cuda" and torch.cuda.is_available():
+        keys = {"trainer.precision": str(trainer["precision"])}
+        if "tuning" in model:
+            keys["llm.dtype"] = llm.get("dtype", "float32")
+        refuse_bfloat16(keys, torch.cuda.get_device_name(), torch.cuda.get_device_capability())
+
+
+def _accelerator(given: Any) -> str:
+    """What ``auto`` and ``gpu`` come to on this machine."""
+    found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if given == "gpu" and found == "cpu":
+        return "cuda"  # Lightning says that there is none
+    return found if given in ("auto", "gpu") else str(given)
+
+
+def _strategy(trainer: Any, accelerator: str) -> str:
+    """The trainer's strategy by the names of ``refuse``; unknown ones by their own."""
+    given, devices = trainer["strategy"], trainer["devices"]
+    name = given if isinstance(given, str) else given["class_path"].rsplit(".", 1)[-1]
+    if name == "auto":
+        one = devices == "auto" and accelerator != "cuda"
+        return "single" if (one or str(devices) in ("1", "[0]", "0,")) and trainer["num_nodes"] == 1 else "ddp"
+    if name.startswith(("ddp", "DDP")):
+        return "ddp"
+    known = {"single_device": "single", "SingleDeviceStrategy": "single", "FSDP2": "fsdp2", "FSDPStrategy": "fsdp1"}
+    return "fsdp1" if name.startswith("fsdp") else known.get(name, name)
+
+
 class SkeletonCLI(LightningCLI):
     """LightningCLI with the data's facts linked to the model, one run folder a stage, resume without asking."""
 
@@ -59,6 +104,7 @@ class SkeletonCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         config["trainer"]["default_root_dir"] = str(self.folder)
+        refuse_impossible(config["model"]["init_args"], config["trainer"])
         if config["ckpt_path"] is not None:
             return
         newest = newest_checkpoint(self.folder / "checkpoints")

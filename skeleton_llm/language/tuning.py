@@ -125,7 +125,7 @@ def refuse(mode: str, strategy: str, accelerator: str, optimizer: str = "adamw")
         ValueError: they do not; says why, and what is nearest.
     """
     if strategy not in STRATEGIES:
-        raise ValueError(f"trainer.strategy {strategy} does not run stage 2; take ddp, or {_FSDP2} to shard the model")
+        raise ValueError(f"trainer.strategy {strategy} is not supported; take ddp, or {_FSDP2} to shard the model")
     if mode == "int8" and strategy.startswith("fsdp"):
         raise ValueError(
             "tuning.mode int8 cannot be sharded: the scales of LLM.int8 stay behind;"

@@ -1,0 +1,107 @@
+"""Tune a language model in one process, then the same on two gloo ranks: tuning_ranks.py DATA TOKENIZER OUT CELL...
+
+A cell is MODE:STRATEGY[:TURN]. Two processes run this script, told apart by LOCAL_RANK; rank 0 makes the runs of one
+process first. Each run writes OUT/NAME.json (losses, metrics, DTensors) and OUT/NAME (the recogniser).
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch.distributed.tensor import DTensor
+
+from callbacks import StepSeed
+from datamodules import SkeletonDataModule
+from lightning_modules import FSDP2, LitLLMRecognizer, Optimization
+from skeleton_llm.language import Inputs, LanguageModel, Tuning
+from skeleton_llm.networks import ActionTokenizer
+
+CLIPS, STEPS, VALIDATED = 8, 4, 9  # of nine clips in batches of four one rank has two batches, the other one
+TURNS = {"": {}, "dora": {"dora": True}, "checkpointed": {"gradient_checkpointing": True}}
+
+
+class Seeded(LitLLMRecognizer):
+    """Draws the same adapters in one process and in several (Lightning seeds the latter once more)."""
+
+    def configure_model(self):
+        torch.manual_seed(0)
+        super().configure_model()
+
+
+class Losses(L.Callback):
+    """Mean over the ranks, a step each; what was sharded; this rank's scores of validation clips."""
+
+    def __init__(self):
+        self.losses, self.sharded, self.scores = [], 0, {}
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, i):
+        self.scores |= dict(zip(outputs["index"].tolist(), outputs["scores"].tolist(), strict=True))
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, i):
+        self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
+        self.sharded = sum(isinstance(parameter, DTensor) for parameter in module.network.parameters())
+
+
+def run(data, tokenizer, out, cell, ranks, *, steps=STEPS, resume=None):
+    mode, strategy, turn = (*cell.split(":"), "")[:3]
+    L.seed_everything(0)
+    preprocess = ActionTokenizer.from_pretrained(tokenizer).preprocess
+    module = SkeletonDataModule(data, "synthetic_xsub", preprocess=preprocess, batch_size=CLIPS // ranks)
+    module.rows["val"] = module.rows["val"][:VALIDATED]
+    model = Seeded(
+        tokenizer,
+        module.class_names,
+        "ntu25",
+        llm=LanguageModel(attention="eager"),
+        tuning=Tuning(mode=mode, r=4, dropout=0.0, **TURNS[turn]),
+        inputs=Inputs(map=mode == "frozen"),
+        optimization=Optimization(lr=1e-3, warmup_steps=1),
+    )
+    losses = Losses()
+    chosen = {"ddp": "ddp", "fsdp2": FSDP2()}[strategy] if ranks > 1 else "auto"
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=ranks,
+        strategy=chosen,
+        max_steps=steps,
+        max_epochs=-1,
+        gradient_clip_val=1.0,
+        val_check_interval=STEPS,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        default_root_dir=str(out),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=[losses, StepSeed()],
+    )
+    trainer.fit(model, datamodule=module, ckpt_path=resume)
+    name = f"{cell.replace(':', '_')}_{ranks}" + ("_resumed" if resume else "")
+    if steps < STEPS:
+        trainer.save_checkpoint(out / f"{name}.ckpt")
+        return out / f"{name}.ckpt"
+    model.export(out / name)
+    (out / f"{name}_scores{trainer.global_rank}.json").write_text(json.dumps(losses.scores))
+    if trainer.is_global_zero:
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
+        found = {"losses": losses.losses, "metrics": metrics, "sharded": losses.sharded}
+        (out / f"{name}.json").write_text(json.dumps(found))
+    return None
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    data, tokenizer, out, *cells = sys.argv[1:]
+    if os.environ["LOCAL_RANK"] == "0":
+        for cell in cells:
+            run(data, tokenizer, Path(out), cell, 1)
+    for cell in cells:
+        run(data, tokenizer, Path(out), cell, 2)
+        if cell == "lora:fsdp2":
+            stopped = run(data, tokenizer, Path(out), cell, 2, steps=2)
+            run(data, tokenizer, Path(out), cell, 2, resume=stopped)
