@@ -12,11 +12,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.optimization import Optimization
 from lightning_modules.sharding import gathered, shard
-from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, SkeletonReader, Tuning
+from skeleton_llm.language import Inputs, LanguageModel, LLMRecognizer, Prompt, Tuning, Wording, add_action_words
 from skeleton_llm.language.wording import IGNORED
 from skeleton_llm.metrics import MeanClassAccuracy, NameAnswers
 from skeleton_llm.networks import ActionTokenizer
-from skeleton_llm.recognizer import Recognizer, score_views
+from skeleton_llm.recognizer import Recognizer, read_views, score_views
 
 
 class LitLLMRecognizer(L.LightningModule):
@@ -26,12 +26,15 @@ class LitLLMRecognizer(L.LightningModule):
         tokenizer: folder of stage 1's action tokenizer, which stays frozen.
         class_names: the actions, from the data.
         layout: skeleton layout of the data; must be the tokenizer's.
+        unseen: labels held out of training and validation, the only ones tested, from the data; empty for none.
         llm: the language model; must have the width that the tokenizer was made for.
         tuning: how much of it learns.
         prompt: the instruction.
-        input_map: a learned linear map between code vectors and the model (off in the paper; small models need it).
+        inputs: the form in which action sentences enter.
         optimization: optimiser and schedule.
+        share_prefix: compute what all prompts of a batch begin with once.
         generate: also answer freely (greedily) in validation and test, and count names that do not exist.
+        allow_unaligned: take a tokenizer whose codes were aligned with the words of another language model.
     """
 
     strict_loading = False  # checkpoints hold only what learns; on_load_checkpoint checks that they hold all of it
@@ -44,37 +47,54 @@ class LitLLMRecognizer(L.LightningModule):
         llm: LanguageModel | None = None,
         tuning: Tuning | None = None,
         prompt: Prompt | None = None,
+        inputs: Inputs | None = None,
         optimization: Optimization | None = None,
         *,
-        input_map: bool = False,
+        unseen: list[int] | None = None,
         generate: bool = True,
+        share_prefix: bool = True,
+        allow_unaligned: bool = False,
     ) -> None:
         """Check that tokenizer, data and language model fit, before the model is loaded."""
         super().__init__()
-        self.llm, self.tuning, self.prompt = llm or LanguageModel(), tuning or Tuning(), prompt or Prompt()
+        self.unseen = unseen or []
+        self.seen = [label for label in range(len(class_names)) if label not in self.unseen] if unseen else None
+        self.llm, self.tuning = llm or LanguageModel(), tuning or Tuning()
+        self.prompt = (prompt or Prompt()).holding_out(len(self.unseen))
         self.optimization = optimization or Optimization(
             lr=3e-3, betas=(0.9, 0.999), weight_decay=0.01, warmup_steps=100
         )
-        self.input_map, self.generate, self.class_names = input_map, generate, class_names
+        self.inputs, self.share_prefix = inputs or Inputs(), share_prefix
+        self.generate, self.class_names = generate, class_names
         self.tokenizer = ActionTokenizer.from_pretrained(tokenizer)
         if self.tokenizer.layout != layout:
             raise ValueError(
                 f"{tokenizer}: the tokenizer reads the layout {self.tokenizer.layout}, the data have {layout};"
                 " train stage 1 on such data"
             )
+        read = {*self.tokenizer.info.get("dataset", {}).get("class_names", [])}
+        read -= {*self.tokenizer.info.get("unseen", [])}
+        if known := [class_names[label] for label in self.unseen if class_names[label] in read]:
+            raise ValueError(
+                f"{tokenizer} was trained on clips of {known[0]!r}, which data.init_args.unseen holds out;"
+                " run stage 1 with the same overlay"
+            )
         if self.tokenizer.dim != self.llm.width:
             raise ValueError(
                 f"{tokenizer}: its codes are {self.tokenizer.dim} wide, the words of {self.llm.name} {self.llm.width};"
                 " run stage 1 with the same LLM="
             )
-        if self.tuning.mode == "frozen" and not input_map:
+        if self.tuning.mode == "frozen" and not self.inputs.map:
             raise ValueError(
-                "tuning.mode frozen without input_map leaves nothing to learn; set model.input_map to true"
+                "tuning.mode frozen without a map leaves nothing to learn; set model.init_args.inputs.map to true"
             )
+        self.wording = Wording(self.llm.tokenizer(), class_names, self.prompt)
+        self.wording.check_room(self.tokenizer.longest_sentence, self.llm.context)
         made_for = self.tokenizer.info.get("llm", {}).get("fingerprint")
-        if made_for != self._llm_fingerprint:
-            rank_zero_warn(
-                f"{tokenizer} was aligned with the words of another language model of this width than {self.llm.name}"
+        if made_for != self._llm_fingerprint and not allow_unaligned:
+            raise ValueError(
+                f"{tokenizer} was aligned with the words of another language model of this width than {self.llm.name};"
+                " run stage 1 with the same LLM=, or go on knowingly with --allow-unaligned"
             )
         self.network: LLMRecognizer | None = None
         few = min(5, len(class_names))
@@ -89,22 +109,40 @@ class LitLLMRecognizer(L.LightningModule):
     def configure_model(self) -> None:
         if self.network is not None:
             return
+        base, actions = self.llm.load(self.tuning.quantization), range(0)
+        if self.inputs.form == "vocabulary":
+            codebook = self.tokenizer.vqvae.quantizer.codebook()
+            actions = add_action_words(base, self.wording.text, len(codebook), codebook)
         self.network = LLMRecognizer(
-            self.tuning.apply(self.llm.load(self.tuning.quantization)),
-            self.llm.tokenizer(),
-            self.class_names,
-            self.prompt,
-            input_map=self.input_map,
+            self.tuning.apply(base, actions),
+            self.wording,
+            self.inputs,
+            actions=actions,
+            share_prefix=self.share_prefix,
         )
         if self.device_mesh is not None:
             shard(self.network, self.device_mesh["data_parallel"])
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule
-        data.preprocess = self.tokenizer.preprocess
+        data.preprocess, data.reader = self.tokenizer.preprocess, self.tokenizer
+        if data.draws is not None and self.inputs.form == "latents":
+            raise ValueError("data.init_args.draws keeps action sentences, not latents; set it to null for this form")
+        named = self.wording.lengths[data.labels]  # tokens of each clip's answer
+        data.lengths = self.tokenizer.sentence_lengths(data.data.table["length"]) + named
 
     def configure_optimizers(self) -> Any:
         return self.optimization.build(self.parameters(), self.trainer.max_steps)
+
+    def on_fit_start(self) -> None:
+        """Show one clip as the model sees it."""
+        if self.trainer.is_global_zero and self.global_step == 0:
+            data: Any = self.trainer.datamodule
+            clip = {name: tensor.to(self.device) for name, tensor in data.training_sample(1).items()}
+            tokens, mask = self.tokenizer.sentences(clip["joints"], clip["persons"], clip.get("lengths"))
+            listed = self.wording.listings(clip["labels"], self.seen)
+            shown = self.wording.example(tokens[mask].tolist(), int(clip["labels"]), listed and listed[0])
+            print(f"one training clip as the language model sees it (it learns what stands in [[ ]]):\n{shown}")
 
     def on_train_start(self) -> None:
         self._network.train()  # from_pretrained leaves eval mode, in which gradient checkpointing never recomputes
@@ -114,12 +152,18 @@ class LitLLMRecognizer(L.LightningModule):
         assert self.network is not None, "configure_model builds it"
         return self.network
 
-    def _read(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        reader: SkeletonReader = self.tokenizer
-        return reader.embed(batch["joints"], batch["persons"], batch.get("lengths"))
+    def _views(self, batch: dict[str, Tensor], *, training: bool) -> list[tuple[Tensor, Tensor]]:
+        """What the language model reads of each view of the clips (training: of the clips), and which of it counts."""
+        network = self._network
+        if "tokens" in batch:
+            views = zip(batch["tokens"].unbind(1), batch["mask"].unbind(1), strict=True)
+            return [(network.from_tokens(self.tokenizer, tokens), mask) for tokens, mask in views]
+        given = (batch["joints"], batch["persons"], batch.get("lengths"))
+        return [network.read(self.tokenizer, *given)] if training else read_views(self.tokenizer, network, *given)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self._network.loss(*self._read(batch), batch["labels"])
+        (sentences,) = self._views(batch, training=True)
+        loss = self._network.loss(*sentences, batch["labels"], self.wording.listings(batch["labels"], self.seen))
         loss = loss * self._share(batch["labels"])
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
@@ -137,10 +181,20 @@ class LitLLMRecognizer(L.LightningModule):
     def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return self._evaluate(batch, "test")
 
+    def _in_question(self, batch: dict[str, Tensor], split: str) -> list[tuple[int, ...]] | None:
+        """For each clip the classes that the prompt lists and the answer is one of; None for all.
+
+        With classes held out these are the test's; a validation clip has as many seen ones, its own among them.
+        """
+        if not self.unseen:
+            return None
+        if split == "test":
+            return self.wording.shuffled(self.unseen, batch["index"])
+        return self.wording.listings(batch["labels"], self.seen, batch["index"])
+
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
-        answers = score_views(self.tokenizer, self._network, batch["joints"], batch["persons"], batch.get("lengths"))
-        data: Any = self.trainer.datamodule
-        answers = answers.among(data.candidates(split))
+        views, listed = self._views(batch, training=False), self._in_question(batch, split)
+        answers = score_views(self._network, views, listed).among(listed)
         for name, score in (
             ("top1", answers.log_likelihoods),
             ("mean_class_accuracy", answers.log_likelihoods),
@@ -152,7 +206,7 @@ class LitLLMRecognizer(L.LightningModule):
                 metric.update(score, batch["labels"])
             self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
         if self.generate:
-            self.free[split].update(self._network.generate(*self._read(batch)), batch["labels"])
+            self.free[split].update(self._network.generate(*views[0], listed), batch["labels"], listed)
         return {"scores": answers.log_likelihoods, "labels": batch["labels"], "index": batch["index"]}
 
     def on_validation_epoch_end(self) -> None:
@@ -179,6 +233,7 @@ class LitLLMRecognizer(L.LightningModule):
         kept.add("network.temperature")
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["trained_on"] = self._identity()
+        checkpoint["prompt"] = self.prompt.text
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.configure_model()
@@ -187,6 +242,12 @@ class LitLLMRecognizer(L.LightningModule):
                 raise ValueError(
                     f"the checkpoint was written with another {part}; give that one back or start a new RUN="
                 )
+        asked = checkpoint.get("prompt", self.prompt.text)
+        if asked != self.prompt.text:
+            rank_zero_warn(
+                f"the checkpoint was tuned with the prompt {asked!r}, now it is asked {self.prompt.text!r};"
+                " model.init_args.prompt.text gives the first one back"
+            )
         wanted = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         missing = wanted - set(checkpoint["state_dict"])
         if missing:

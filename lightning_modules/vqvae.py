@@ -343,6 +343,7 @@ class LitVQVAE(L.LightningModule):
         info = {
             "dataset": {name: data.info[name] for name in kept if name in data.info},
             "protocol": data.protocol.name,
+            "unseen": [data.class_names[label] for label in data.unseen],
             "llm": {"name": self.llm.name, "width": self.llm.width, "fingerprint": self.llm.fingerprint()},
         }
         ActionTokenizer(self.vqvae, data.preprocess, info).save_pretrained(folder)

@@ -5,7 +5,7 @@ import pytest
 from skeleton_llm.cli.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-STAGE1 = "data/* unseen/* llm/built_in llm/llama_7b llm/llama_13b paper/*_stage1"
+STAGE1 = "data/* unseen/draw* unseen/synse* llm/built_in llm/llama_7b llm/llama_13b paper/*_stage1"
 STAGE1 += " hardware/a100 hardware/v100 hardware/ddp hardware/amx hardware/compile"
 STAGE1 += " ablation/euclidean ablation/no_zipf ablation/no_context ablation/no_mmd ablation/no_biases"
 STAGE1 += " ablation/no_noise ablation/quick ablation/continuous ablation/ema ablation/person_sentences"
@@ -13,6 +13,7 @@ STAGE1 += " ablation/windows ablation/whole_clips"
 STAGE2 = "data/* unseen/* llm/* paper/llm_ar_stage2"
 STAGE2 += " hardware/a100 hardware/v100 hardware/ddp hardware/fsdp2 hardware/amx"
 STAGE2 += " ablation/full_tuning ablation/untrained_llm ablation/no_input_map"
+STAGE2 += " ablation/latents ablation/late_latents ablation/new_words"
 PROBE = "data/* hardware/a100 hardware/amx ablation/quick"
 STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "probe.yaml": PROBE.split()}
 LEGAL = [

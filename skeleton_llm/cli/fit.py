@@ -6,6 +6,7 @@ import json
 import logging
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -27,8 +28,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
+from skeleton_llm.language.card import record_run
+
 _NOISE = re.compile(r"Union subtypes|Subtypes:|Errors:|NoneType|Given value|NestedArg|^\s*$|^\s*- Expected")
-_LINKS = ("class_names", "layout", "num_persons")
+_DATA = ("folder", "protocol", "unseen")  # what results are of
+_UNALIGNED = "--model.init_args.allow_unaligned=true"
+_LINKS = ("class_names", "layout", "num_persons", "unseen")
 
 
 class Finished(Exception):  # noqa: N818  (no error)
@@ -93,6 +98,10 @@ class SkeletonCLI(LightningCLI):
         for name in _LINKS:  # left out by jsonargparse where the model has no such argument
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        self.command = shlex.join(["skeleton-llm", *args]).replace("\n", "\\n")  # one line of environment.txt
+
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyper-parameters override the command line; the config rules here."""
 
@@ -105,18 +114,14 @@ class SkeletonCLI(LightningCLI):
         config = self.config[self.subcommand]
         config["trainer"]["default_root_dir"] = str(self.folder)
         refuse_impossible(config["model"]["init_args"], config["trainer"])
+        if self.subcommand != "fit":
+            config["ckpt_path"] = str(self._checkpoint(config["ckpt_path"]))
+            self._refuse_other_results(config)
+            return
         if config["ckpt_path"] is not None:
             return
         newest = newest_checkpoint(self.folder / "checkpoints")
-        finished = self.subcommand == "fit" and (self.folder / "results.json").is_file()
-        if self.subcommand != "fit":
-            if newest is None:
-                raise FileNotFoundError(
-                    f"{self.folder / 'checkpoints'} holds no checkpoint to {self.subcommand}; train first,"
-                    " or name one with --ckpt_path"
-                )
-            config["ckpt_path"] = str(newest)
-            return
+        finished = (self.folder / "results.json").is_file()
         if finished or newest is not None:
             self._refuse_changes()
         if finished:
@@ -124,6 +129,34 @@ class SkeletonCLI(LightningCLI):
         if newest is not None:
             config["ckpt_path"] = str(newest)
             print(f"going on from {newest}", file=sys.stderr)
+
+    def _checkpoint(self, given: Any) -> Path:
+        """The checkpoint that was named, or the newest of a run folder, by default this one."""
+        folder = self.folder if given is None else Path(given)
+        if given is not None and not folder.is_dir():
+            return folder
+        newest = newest_checkpoint(folder / "checkpoints")
+        if newest is None:
+            raise FileNotFoundError(
+                f"{folder / 'checkpoints'} holds no checkpoint to {self.subcommand}; train first,"
+                " or name one, or its run folder, with --ckpt_path"
+            )
+        return newest
+
+    def _refuse_other_results(self, config: Any) -> None:
+        """A run's folder keeps the results of its own checkpoints on its own data."""
+        known = self.folder / "config.yaml"
+        if not known.is_file():
+            return
+        then, now = yaml.safe_load(known.read_text())["data"]["init_args"], config["data"]["init_args"]
+        other = [f"data.init_args.{key} {now.get(key)}" for key in _DATA if then.get(key) != now.get(key)]
+        if not Path(config["ckpt_path"]).resolve().is_relative_to(self.folder.resolve()):
+            other.append(f"the checkpoint {config['ckpt_path']}")
+        if other:
+            raise ValueError(
+                f"{self.folder} holds the results of another run than one with {other[0]};"
+                " keep them and name another folder with --trainer.default_root_dir"
+            )
 
     def _refuse_changes(self) -> None:
         """Compare with the config that the interrupted run began with."""
@@ -167,21 +200,38 @@ class SkeletonCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Keep on what and where the run was made."""
+        """Keep on what, where and by which command the run was made."""
         if self.trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
+            data = self.datamodule
+            unseen = f", {len(data.unseen)} classes unseen" if data.unseen else ""
+            facts = {
+                "dataset": data.info["name"],
+                "protocol": f"{data.protocol.name}{unseen}",
+                "data": data.info["content_hash"],
+                "seed": self.config[self.subcommand]["seed_everything"],
+                "command": self.command,
+            }
             with (self.folder / "environment.txt").open("a") as file:
-                file.write(
-                    environment(self.datamodule.info["content_hash"], self.config[self.subcommand]["seed_everything"])
-                )
+                file.write(environment(facts))
 
     def after_fit(self) -> None:
         """The one look at the test split, then the results and what comes next."""
         self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        self._write_results()
+
+    def after_test(self) -> None:
+        """The results of a folder that no run was trained in."""
+        if not (self.folder / "config.yaml").is_file():
+            self._write_results()
+
+    def _write_results(self) -> None:
         if not self.trainer.is_global_zero:
             return
         results = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         (self.folder / "results.json").write_text(json.dumps(results, indent=1))
+        if self.subcommand == "fit" and (self.folder / "recognizer" / "llm.json").is_file():
+            record_run(self.folder / "recognizer", self.folder)
         print(summary(self.folder))
 
 
@@ -209,21 +259,19 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return best[1] if best else None
 
 
-def environment(data_hash: str, seed: Any) -> str:
-    """What a run stands on, a line each: time, revision, versions, machine, data, seed."""
+def environment(facts: dict[str, Any]) -> str:
+    """What a run stands on, a line each: time, revision, versions, machine, and what ``facts`` adds."""
     asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     git = shutil.which("git") and subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603
     names = ("torch", "lightning", "transformers", "peft", "numpy")
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    facts = {
+    known = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": git.stdout.strip() if git else "unknown",
         "versions": ", ".join(f"{name} {version(name)}" for name in names),
         "machine": f"{platform.platform()}, {machine}",
-        "data": data_hash,
-        "seed": seed,
     }
-    return "".join(f"{name}: {value}\n" for name, value in facts.items()) + "\n"
+    return "".join(f"{name}: {value}\n" for name, value in {**known, **facts}.items()) + "\n"
 
 
 def summary(folder: Path) -> str:
@@ -259,8 +307,8 @@ def sentence(error: BaseException) -> str:
     return " ".join(" ".join(lines).split())
 
 
-def run(command: str, arguments: Sequence[str]) -> int:
-    """``fit``, ``validate`` or ``test``."""
+def open_run(kind: type[SkeletonCLI], command: str, arguments: Sequence[str]) -> SkeletonCLI:
+    """Build a run from its YAML and command line, and do what ``kind`` does with it."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures
     strict = {"allow_abbrev": False, "exit_on_error": False}
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
@@ -272,21 +320,27 @@ def run(command: str, arguments: Sequence[str]) -> int:
         ".*LeafSpec.*",
         ".*args parameter is intended.*",
         "Checkpoint directory .* exists.*",
+        "The dirpath has changed from .*",  # a test of another run's checkpoint
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # the stream starts where it stopped,
     ):
         warnings.filterwarnings("ignore", message)
+    return kind(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        save_config_callback=SaveConfigCallback if command == "fit" else None,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={**strict, "fit": strict, "validate": strict, "test": strict},
+        args=[command, *(_UNALIGNED if argument == "--allow-unaligned" else argument for argument in arguments)],
+    )
+
+
+def run(command: str, arguments: Sequence[str]) -> int:
+    """``fit``, ``validate`` or ``test``."""
     try:
-        SkeletonCLI(
-            L.LightningModule,
-            L.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            save_config_callback=SaveConfigCallback if command == "fit" else None,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={**strict, "fit": strict, "validate": strict, "test": strict},
-            args=[command, *arguments],
-        )
+        open_run(SkeletonCLI, command, arguments)
     except Finished as done:
         print(done)
     except argparse.ArgumentError as error:

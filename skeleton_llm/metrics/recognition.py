@@ -29,11 +29,16 @@ class NameAnswers(Metric):
         for state in ("right", "invalid", "total"):
             self.add_state(state, torch.tensor(0), dist_reduce_fx="sum")
 
-    def update(self, answers: Sequence[str], labels: Tensor) -> None:
-        """Compare texts with the names of ``labels`` [B]."""
-        for answer, label in zip(map(normalise_name, answers), labels.tolist(), strict=True):
+    def update(self, answers: Sequence[str], labels: Tensor, listed: Sequence[Sequence[int]] | None = None) -> None:
+        """Compare texts with the names of ``labels`` [B].
+
+        ``listed`` are the only classes in question, of each clip or one list for all; None for all classes.
+        """
+        rows = listed or [range(len(self.names))]
+        rows = rows if len(rows) == len(answers) else [*rows] * len(answers)
+        for answer, label, classes in zip(map(normalise_name, answers), labels.tolist(), rows, strict=True):
             self.right += answer == self.names[label]
-            self.invalid += answer not in self.names
+            self.invalid += answer not in [self.names[known] for known in classes]
             self.total += 1
 
     def compute(self) -> dict[str, Tensor]:
