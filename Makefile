@@ -63,7 +63,7 @@ probe: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## a plain clas
 demo: $(SETUP) ## both stages on the built-in data, then the name of one clip with its GIF
 	$(MAKE) stage1 stage2 RUN=$(RUN)
 	$(BIN)/python -m skeleton_llm.skeletons.synthetic $(RUN_DIR)/clip.npy
-	$(CLI) recognize $(RUN_DIR)/clip.npy --model $(RUN_DIR)/stage2/recognizer --gif $(RUN_DIR)/clip.gif
+	$(CLI) recognize $(RUN_DIR)/clip.npy --model $(RUN_DIR)/stage2/recognizer --free --gif $(RUN_DIR)/clip.gif
 	@echo "the moving skeleton: $(RUN_DIR)/clip.gif"
 
 test: $(SETUP) ## the tests, minutes

@@ -18,12 +18,15 @@ Name human actions from skeletons with a large language model.
   fit         train a stage:      skeleton-llm fit --config configs/stage1.yaml --config configs/data/synthetic.yaml
   validate    validation split of a trained stage
   test        test split of a trained stage
+  unseen      classes held out of both stages (LLM-AR's five draws): mean and deviation
   tokenize    every action sentence of a prepared dataset as JSON lines
-  recognize   name the action in raw skeleton files
+  export      write a run's tokenizer or recogniser from a checkpoint, merged into its language model if wanted
+  recognize   name the actions in raw skeleton files or a prepared dataset
 
 "skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
 """
-_SHORT = ("download", "prepare", "doctor", "show", "plan", "tokenize", "recognize")  # each a module with its function
+# each a module with its function
+_SHORT = ("download", "prepare", "doctor", "show", "plan", "unseen", "tokenize", "recognize")
 _ROOMS = ("lightning_modules", "datamodules", "callbacks")
 
 
@@ -52,11 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     command, rest = arguments[0], arguments[1:]
     if command in _SHORT:
         return getattr(import_module(f"skeleton_llm.cli.{command}"), command)(rest)
-    if command in ("fit", "validate", "test"):
+    if command in ("fit", "validate", "test", "export"):
         foreign = _foreign_room()
         if foreign:
             print(f"{foreign}; uninstall the other distribution or use a fresh environment", file=sys.stderr)
             return 1
+        if command == "export":
+            from skeleton_llm.cli.export import export
+
+            return export(rest)
         from skeleton_llm.cli.fit import run
 
         return run(command, rest)

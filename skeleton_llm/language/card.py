@@ -83,7 +83,8 @@ def _head(base: str, name: str, protocol: str | None, config: dict[str, Any], re
             dataset_type=name,
             dataset_name=protocol or name,
             dataset_split="test",
-            metric_type=_READ_ONCE[key],
+            metric_type=key,
+            metric_name=_READ_ONCE[key],
             metric_value=round(value, 6),
         )
         for key, value in results.items()

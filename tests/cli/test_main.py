@@ -20,7 +20,7 @@ def test_unknown_command(capsys):
     assert "unknown command 'fitt'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["download", "prepare", "recognize"])
+@pytest.mark.parametrize("command", ["download", "prepare", "export", "recognize"])
 def test_each_plain_command_explains_itself(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
