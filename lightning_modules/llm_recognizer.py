@@ -142,7 +142,7 @@ class LitLLMRecognizer(L.LightningModule):
             tokens, mask = self.tokenizer.sentences(clip["joints"], clip["persons"], clip.get("lengths"))
             listed = self.wording.listings(clip["labels"], self.seen)
             shown = self.wording.example(tokens[mask].tolist(), int(clip["labels"]), listed and listed[0])
-            print(f"one training clip as the language model sees it (it learns what stands in [[ ]]):\n{shown}")
+            self.print(f"one training clip as the language model sees it (it learns what stands in [[ ]]):\n{shown}")
 
     def on_train_start(self) -> None:
         self._network.train()  # from_pretrained leaves eval mode, in which gradient checkpointing never recomputes

@@ -63,7 +63,7 @@ def add_action_words(
     actions = range(first, first + num_codes)
     with torch.no_grad():
         if (output := llm.get_output_embeddings()) is not None:
-            output.weight[actions] = 0  # type: ignore[operator]
+            output.weight[actions] = 0
         words.weight[actions] = 0 if vectors is None else (vectors * norm).to(words.weight)
     return actions
 

@@ -140,8 +140,9 @@ class NameTrie:
     def _search(self, llm: nn.Module, prompt: Tensor, mask: Tensor, count: int, prefix: Cache | None) -> Best:
         """Best-first: log p <= 0, so what leads to an open word bounds all names behind it (A*).
 
-        Each round reads the ``count`` best open words of every prompt that is not done. A prompt is done when no open
-        word's bound is above its ``count``-th complete name. Dummies, where fewer words are open, are roots.
+        Each round reads the best open words of every prompt that is not done: ``count``, or more once others are done
+        and leave their places in the pass. A prompt is done when no open word's bound is above its ``count``-th
+        complete name. Dummies, where fewer words are open, are roots.
         """
         tokens, parents, depths, paths = self._on(prompt.device)
         size = len(prompt)
@@ -166,7 +167,7 @@ class NameTrie:
             if done.any():
                 rows, mask, columns, bounds, opened = (part[~done] for part in (rows, mask, columns, bounds, opened))
                 cache.batch_select_indices(~done)
-            reached, nodes = opened.topk(min(count, self.num_inner))
+            reached, nodes = opened.topk(min(max(count, size // len(rows)), self.num_inner))
             nodes = nodes.where(reached > float("-inf"), 0)
             columns = torch.cat([columns, nodes], dim=1)
             seen = paths[nodes[:, :, None], columns[:, None]]

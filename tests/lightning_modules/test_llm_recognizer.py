@@ -89,8 +89,10 @@ def test_another_base_model_cannot_go_on_from_a_checkpoint(small_data, tokenizer
     model.configure_model()
     checkpoint = {"state_dict": model.state_dict()}
     model.on_save_checkpoint(checkpoint)
-    with pytest.warns(UserWarning, match="aligned with the words of another language model"):
-        other = LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=LanguageModel(untrained=True))
+    untrained = LanguageModel(untrained=True)
+    with pytest.raises(ValueError, match="was aligned with the words of another language model .*--allow-unaligned"):
+        LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=untrained)
+    other = LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=untrained, allow_unaligned=True)
     with pytest.raises(ValueError, match="written with another llm"):
         other.on_load_checkpoint(checkpoint)
     del checkpoint["state_dict"][next(name for name in checkpoint["state_dict"] if "lora" in name)]
