@@ -50,8 +50,7 @@ def cell(data: str, name: str, seed: int) -> dict[str, float]:
     folder = RUNS / data / name / str(seed)
     seeds = ["--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
     overlays = [f"data/{data}", "ablation/quick"] + ([] if name == "full" else [f"ablation/{name}"])
-    after = [] if name == "continuous" else ["--model.init_args.quantize_after", "150"]
-    found = fit(folder / "stage1", ["stage1", *overlays], *seeds, *after)
+    found = fit(folder / "stage1", ["stage1", *overlays], *seeds)
     for source in {"full": ("sentences", "latents"), "continuous": ("latents",)}.get(name, ("sentences",)):
         given = ["--model.init_args.source", source, "--model.init_args.tokenizer", str(folder / "stage1/product")]
         probe = fit(
