@@ -90,7 +90,7 @@ def test_another_base_model_cannot_go_on_from_a_checkpoint(small_data, tokenizer
     checkpoint = {"state_dict": model.state_dict()}
     model.on_save_checkpoint(checkpoint)
     untrained = LanguageModel(untrained=True)
-    with pytest.raises(ValueError, match="was aligned with the words of another language model .*--allow-unaligned"):
+    with pytest.raises(ValueError, match=r"was aligned with the words of another language model .*--allow-unaligned"):
         LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=untrained)
     other = LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=untrained, allow_unaligned=True)
     with pytest.raises(ValueError, match="written with another llm"):
