@@ -14,7 +14,8 @@ import lightning_modules.llm_recognizer
 from datamodules import SkeletonDataModule
 from skeleton_llm import ActionTokenizer
 from skeleton_llm.cli.main import main
-from skeleton_llm.language import Answers
+from skeleton_llm.language import Answers, LLMRecognizer
+from skeleton_llm.recognizer import read_views
 
 
 class Templates:
@@ -31,12 +32,19 @@ class Templates:
         batch = self.data.batches(name).__getitems__([(-1, i) for i in range(len(self.data.rows[name]))])
         return batch["joints"], batch["labels"]
 
-    def __call__(self, tokenizer: object, network: object, joints: Tensor, *more: object) -> Answers:
-        distances = torch.stack([(joints - mean).square().mean((1, 2, 3, 4)) for mean in self.means], dim=1)
+    def read_views(self, tokenizer: ActionTokenizer, network: LLMRecognizer, joints: Tensor, *more: Tensor) -> list:
+        """Stands where ``read_views`` does, and remembers whose views they are."""
+        self.joints = joints
+        return read_views(tokenizer, network, joints, *more)
+
+    def __call__(self, network: object, views: object, listed: object) -> Answers:
+        distances = torch.stack([(self.joints - mean).square().mean((1, 2, 3, 4)) for mean in self.means], dim=1)
         scores = (-100 * distances / distances.mean(1, keepdim=True)).log_softmax(-1)
         return Answers(scores, scores / torch.arange(1, len(self.means) + 1))
 
 
 if __name__ == "__main__":
-    lightning_modules.llm_recognizer.score_views = Templates(sys.argv[1], sys.argv[2])
+    templates = Templates(sys.argv[1], sys.argv[2])
+    lightning_modules.llm_recognizer.score_views = templates
+    lightning_modules.llm_recognizer.read_views = templates.read_views
     sys.exit(any(main(arguments) for arguments in json.loads(sys.argv[3])))

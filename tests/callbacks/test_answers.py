@@ -23,7 +23,7 @@ import lightning_modules.llm_recognizer
 from skeleton_llm import Recognizer
 from skeleton_llm.cli.fit import newest_checkpoint, summary
 from skeleton_llm.metrics import fit_temperature
-from skeleton_llm.recognizer import score_views
+from skeleton_llm.recognizer import read_views, score_views
 from skeleton_llm.skeletons import write_dataset
 from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
 from small_runs import run, stage1_arguments, stage2_arguments
@@ -61,11 +61,12 @@ def evaluated(tmp_path_factory) -> Evaluated:
     arguments = stage2_arguments(base / "data", base / "stage2", base / "stage1/tokenizer", *more)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lightning_modules.llm_recognizer, "score_views", templates)
+        patch.setattr(lightning_modules.llm_recognizer, "read_views", templates.read_views)
         run(arguments)
     scores, labels = {}, {}
     for split in ("val", "test"):
-        joints, labels[split] = templates.split(split)
-        scores[split] = templates(None, None, joints).log_likelihoods
+        templates.joints, labels[split] = templates.split(split)
+        scores[split] = templates(None, None, None).log_likelihoods
         assert scores[split].shape == (119, 20)
     results = json.loads((base / "stage2/results.json").read_text())
     return Evaluated(arguments, base / "stage2", results, templates, list(CLASS_NAMES), scores, labels)
@@ -102,7 +103,9 @@ def test_probabilities_of_the_product_are_calibrated(evaluated):
     data = evaluated.templates.data
     batch = data.batches("test").__getitems__([(-1, i) for i in range(4)])
     with torch.no_grad():
-        answers = score_views(recognizer.tokenizer, recognizer.network, batch["joints"], batch["persons"])
+        answers = score_views(
+            recognizer.network, read_views(recognizer.tokenizer, recognizer.network, batch["joints"], batch["persons"])
+        )
     found = recognizer.probabilities(batch["joints"], batch["persons"])
     torch.testing.assert_close(found, (answers.log_likelihoods / temperature).softmax(-1))
     assert not torch.allclose(found, answers.log_likelihoods.softmax(-1), atol=1e-3)
