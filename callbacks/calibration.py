@@ -18,10 +18,11 @@ class Calibration(L.Callback):
 
     Reads ``scores`` [B, C] (log-likelihoods), ``labels`` and ``index`` [B] of the steps' output, of all ranks. The
     temperature stays with the network: in checkpoints, in the exported recogniser, in the test; without a validation
-    it is 1.
+    it is 1. Does nothing where the module searches for the best names only (``search``).
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.idle = bool(getattr(pl_module, "search", False))
         self.clips = ClipScores()
         self.fitted_at: int | None = None  # step
 
@@ -34,15 +35,17 @@ class Calibration(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
-        self.clips.update(outputs["scores"], outputs["labels"], outputs["index"])
+        if not self.idle:
+            self.clips.update(outputs["scores"], outputs["labels"], outputs["index"])
 
     def on_test_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
-        self.clips.update(outputs["scores"], outputs["labels"], outputs["index"])
+        if not self.idle:
+            self.clips.update(outputs["scores"], outputs["labels"], outputs["index"])
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.sanity_checking:
+        if self.idle or trainer.sanity_checking:
             return
         scores, labels = self._all()
         temperature = fit_temperature(scores, labels)
@@ -53,7 +56,8 @@ class Calibration(L.Callback):
         self._report(trainer, pl_module, "val", scores, labels)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._report(trainer, pl_module, "test", *self._all())
+        if not self.idle:
+            self._report(trainer, pl_module, "test", *self._all())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the temperature into the checkpoint of its own step, which was written just before the validation."""

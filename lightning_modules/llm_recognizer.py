@@ -12,7 +12,17 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.optimization import Optimization
 from lightning_modules.sharding import gathered, shard
-from skeleton_llm.language import Inputs, LanguageModel, LLMRecognizer, Prompt, Tuning, Wording, add_action_words
+from skeleton_llm.language import (
+    Answers,
+    Inputs,
+    LanguageModel,
+    LLMRecognizer,
+    Prompt,
+    Tuning,
+    Wording,
+    add_action_words,
+)
+from skeleton_llm.language.scoring import ties
 from skeleton_llm.language.wording import IGNORED
 from skeleton_llm.metrics import MeanClassAccuracy, NameAnswers
 from skeleton_llm.networks import ActionTokenizer
@@ -33,6 +43,8 @@ class LitLLMRecognizer(L.LightningModule):
         inputs: the form in which action sentences enter.
         optimization: optimiser and schedule.
         share_prefix: compute what all prompts of a batch begin with once.
+        search: look in validation and test for the five likeliest names only, by best-first search, exact too and
+            cheaper where names are many; without probabilities, so that no temperature is fitted.
         generate: also answer freely (greedily) in validation and test, and count names that do not exist.
         allow_unaligned: take a tokenizer whose codes were aligned with the words of another language model.
     """
@@ -53,6 +65,7 @@ class LitLLMRecognizer(L.LightningModule):
         unseen: list[int] | None = None,
         generate: bool = True,
         share_prefix: bool = True,
+        search: bool = False,
         allow_unaligned: bool = False,
     ) -> None:
         """Check that tokenizer, data and language model fit, before the model is loaded."""
@@ -65,7 +78,7 @@ class LitLLMRecognizer(L.LightningModule):
             lr=3e-3, betas=(0.9, 0.999), weight_decay=0.01, warmup_steps=100
         )
         self.inputs, self.share_prefix = inputs or Inputs(), share_prefix
-        self.generate, self.class_names = generate, class_names
+        self.generate, self.search, self.class_names = generate, search, class_names
         self.tokenizer = ActionTokenizer.from_pretrained(tokenizer)
         if self.tokenizer.layout != layout:
             raise ValueError(
@@ -83,6 +96,11 @@ class LitLLMRecognizer(L.LightningModule):
             raise ValueError(
                 f"{tokenizer}: its codes are {self.tokenizer.dim} wide, the words of {self.llm.name} {self.llm.width};"
                 " run stage 1 with the same LLM="
+            )
+        if search and (self.unseen or self.tokenizer.preprocess.mirrored):
+            raise ValueError(
+                "model.init_args.search looks at one view of a clip and at all names; set it to false where"
+                f" {'data.init_args.unseen holds classes out' if self.unseen else 'preprocess.mirrored is on'}"
             )
         if self.tuning.mode == "frozen" and not self.inputs.map:
             raise ValueError(
@@ -103,7 +121,8 @@ class LitLLMRecognizer(L.LightningModule):
             self.measures[f"{split}/top1"] = MulticlassAccuracy(len(class_names), average="micro")
             self.measures[f"{split}/mean_class_accuracy"] = MeanClassAccuracy(len(class_names))
             self.measures[f"{split}/top5"] = MulticlassAccuracy(len(class_names), average="micro", top_k=few)
-            self.measures[f"{split}/top1_length_normalised"] = MulticlassAccuracy(len(class_names), average="micro")
+            if not search:
+                self.measures[f"{split}/top1_length_normalised"] = MulticlassAccuracy(len(class_names), average="micro")
         self.free = nn.ModuleDict({split: NameAnswers(class_names) for split in ("val", "test")})
 
     def configure_model(self) -> None:
@@ -194,20 +213,26 @@ class LitLLMRecognizer(L.LightningModule):
 
     def _evaluate(self, batch: dict[str, Tensor], split: str) -> dict[str, Tensor]:
         views, listed = self._views(batch, training=False), self._in_question(batch, split)
-        answers = score_views(self._network, views, listed).among(listed)
-        for name, score in (
-            ("top1", answers.log_likelihoods),
-            ("mean_class_accuracy", answers.log_likelihoods),
-            ("top5", answers.log_likelihoods),
-            ("top1_length_normalised", answers.normalised),
-        ):
-            metric = self.measures[f"{split}/{name}"]
-            if len(score):  # a rank without clips only takes part in the metrics' sums
-                metric.update(score, batch["labels"])
-            self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
+        answers = self._few(views) if self.search else score_views(self._network, views, listed).among(listed)
+        for name, metric in self.measures.items():
+            if name.startswith(split):
+                score = answers.normalised if name.endswith("normalised") else answers.log_likelihoods
+                if len(score):  # a rank without clips only takes part in the metrics' sums
+                    metric.update(score, batch["labels"])
+                self.log(name, metric, prog_bar=name.endswith("top1"))
+        tied = ties(answers.log_likelihoods, self._network.dtype)
+        self.log(f"{split}/ties", float(tied), reduce_fx="sum", sync_dist=True, batch_size=1)
         if self.generate:
             self.free[split].update(self._network.generate(*views[0], listed), batch["labels"], listed)
         return {"scores": answers.log_likelihoods, "labels": batch["labels"], "index": batch["index"]}
+
+    def _few(self, views: list[tuple[Tensor, Tensor]]) -> Answers:
+        """The five likeliest names of the only view, -inf for all others."""
+        ((sentences, mask),) = views
+        found = self._network.best(sentences, mask, min(5, len(self.class_names)))
+        nowhere = found.log_likelihoods.new_full((len(mask), len(self.class_names)), float("-inf"))
+        scores = nowhere.scatter(1, found.classes, found.log_likelihoods)
+        return Answers(scores, scores / self._network.trie.lengths.to(scores.device))
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")

@@ -62,6 +62,8 @@ def refuse_impossible(model: Any, trainer: Any) -> None:
     mode = (model["tuning"] or {}).get("mode", "lora") if "tuning" in model else "full"
     if "tuning" not in model and strategy == "fsdp2":
         raise ValueError("trainer.strategy FSDP2 shards a language model, which this stage does not train; take ddp")
+    if model.get("search") and strategy == "fsdp2":  # ranks would need another number of passes over shared layers
+        raise ValueError("model.init_args.search does not go with trainer.strategy FSDP2; set it to false")
     refuse(mode, strategy, accelerator, optimization.get("optimizer", "adamw"))
     if accelerator == "cuda" and torch.cuda.is_available():
         keys = {"trainer.precision": str(trainer["precision"])}

@@ -122,6 +122,13 @@ class LLMRecognizer(nn.Module):
     def _embedding(self) -> Any:
         return self.llm.get_input_embeddings()  # type: ignore[operator]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes here: autocast's within autocast, else that of its words."""
+        device = self.word_norm.device.type
+        words: torch.dtype = self._embedding().weight.dtype
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else words
+
     def read(
         self, reader: SkeletonReader, joints: Tensor, persons: Tensor, lengths: Tensor | None = None
     ) -> tuple[Sentences, Bool[Tensor, "B L"]]:

@@ -13,7 +13,7 @@ from lightning_modules import LitLLMRecognizer
 from skeleton_llm import ActionTokenizer, Recognizer
 from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
-from skeleton_llm.language import LanguageModel, Tuning
+from skeleton_llm.language import Answers, LanguageModel, Tuning
 from skeleton_llm.skeletons import find_layout
 from skeleton_llm.skeletons.transforms import mirror
 from small_runs import stage1_arguments, stage2_arguments
@@ -50,6 +50,58 @@ def test_a_run_ends_with_a_recogniser_that_gives_the_test_accuracy_it_reported(s
     events = EventAccumulator(str(folder))
     events.Reload()
     assert "test/confusion" in events.Tags()["images"] or "val/confusion" in events.Tags()["images"]
+
+
+def test_the_search_answers_as_the_whole_posterior_does_and_fits_no_temperature(
+    small_data, tokenizer, tmp_path, capsys
+):
+    arguments = [*stage2_arguments(small_data, tmp_path, tokenizer), "--model.init_args.search", "true"]
+    assert main(arguments) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {"test/top1", "test/top5", "test/mean_class_accuracy", "test/greedy_invalid", "test/ties"} == {
+        name for name in results if "exact_match" not in name
+    }
+    recognizer = Recognizer.from_pretrained(tmp_path / "recognizer")
+    assert recognizer.network.temperature == 1
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=recognizer.tokenizer.preprocess)
+    batch = data.batches("test").__getitems__([(-1, i) for i in range(9)])
+    found = {}
+    torch.manual_seed(0)
+    for name, weight in recognizer.network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    for search in (False, True):
+        model = LitLLMRecognizer(str(tokenizer), data.class_names, "ntu25", search=search, generate=False)
+        model.network, model.log = recognizer.network, lambda *_, **__: None
+        found[search] = model.test_step(batch, 0)["scores"]
+    torch.testing.assert_close(*(scores.topk(5).values for scores in found.values()), rtol=1e-4, atol=1e-4)
+    assert found[True].topk(5).indices.equal(found[False].topk(5).indices)
+    assert len(found[True].topk(5).indices.unique(dim=0)) > 1
+    assert found[True].isinf().sum(1).tolist() == [15] * 9
+    capsys.readouterr()
+    assert main([*arguments, "--trainer.strategy", "{class_path: lightning_modules.FSDP2}"]) == 2
+    assert "model.init_args.search does not go with trainer.strategy FSDP2" in capsys.readouterr().err
+
+
+def test_names_that_the_precision_cannot_tell_apart_are_counted(small_data, tokenizer, monkeypatch):
+    names = SkeletonDataModule(str(small_data), "synthetic_xsub").class_names
+    model = LitLLMRecognizer(str(tokenizer), names, "ntu25", generate=False)
+    model.configure_model()
+    batch = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=model.tokenizer.preprocess)
+    batch = batch.batches("test").__getitems__([(-1, i) for i in range(3)])
+    scores = torch.full((3, len(names)), -9.0)
+    scores[0, :2] = torch.tensor([-4.0, -4.01])  # a tie in bfloat16, whose steps there are 0.03
+    scores[1, :2] = torch.tensor([-4.0, -4.0])
+    scores[2, :2] = torch.tensor([-4.0, -5.0])
+    answers = Answers(scores, scores)
+    monkeypatch.setattr("lightning_modules.llm_recognizer.score_views", lambda *_: answers)
+    logged = {}
+    monkeypatch.setattr(model, "log", lambda name, value, **_: logged.update({name: value}))
+    model.test_step(batch, 0)
+    assert logged["test/ties"] == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        model.test_step(batch, 0)
+    assert logged["test/ties"] == 2
 
 
 def test_checkpoints_hold_what_learns_and_resume_ends_with_the_same_adapter(
