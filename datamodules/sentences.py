@@ -21,6 +21,7 @@ from datamodules.stream import Key
 from skeleton_llm.networks import ActionTokenizer
 
 _AT_ONCE = 256  # clips encoded together
+_VERSION = 1  # of how clips are prepared, augmented and tokenised: a change of these must change it too
 
 
 class SentenceBatches(Dataset[dict[str, Tensor]]):
@@ -39,6 +40,7 @@ class SentenceBatches(Dataset[dict[str, Tensor]]):
     def __init__(self, clips: ClipBatches, tokenizer: ActionTokenizer, folder: Path, draws: int) -> None:
         """Name the files."""
         self.clips, self.tokenizer, self.folder, self.draws = clips, tokenizer, folder, draws
+        self._written_by = tokenizer.fingerprint()  # now: a data worker, a fork, may not touch weights on a GPU
         self._known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def __len__(self) -> int:
@@ -53,7 +55,8 @@ class SentenceBatches(Dataset[dict[str, Tensor]]):
         if draw >= 0 and clips.augmentation is not None:
             augmentation = [asdict(clips.augmentation), clips.seed, draw]
         made_by = {
-            "tokenizer": self.tokenizer.fingerprint(),
+            "version": _VERSION,
+            "tokenizer": self._written_by,
             "preprocess": asdict(clips.preprocess),
             "data": clips.data.info["content_hash"],
             "clips": hashlib.sha256(clips.rows.astype(np.int64).tobytes()).hexdigest(),

@@ -165,8 +165,9 @@ class ActionTokenizer(nn.Module):
         persons: Bool[Tensor, "B M"],
         lengths: Int[Tensor, " B"] | None = None,
     ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
-        """Action sentences of preprocessed clips, and which of their tokens count."""
-        return self.vqvae.encode(*self._channels(joints, persons), lengths)
+        """Action sentences of preprocessed clips, and which of their tokens count; within autocast the same."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self.vqvae.encode(*self._channels(joints, persons), lengths)
 
     @torch.no_grad()
     def embed(
@@ -192,7 +193,8 @@ class ActionTokenizer(nn.Module):
         lengths: Int[Tensor, " B"] | None = None,
     ) -> tuple[Float[Tensor, "B L D"], Bool[Tensor, "B L"]]:
         """The normalised latents before they are quantised, and which of them count."""
-        return self.vqvae.normalised_latents(*self._channels(joints, persons), lengths)
+        with torch.autocast(self.device.type, enabled=False):
+            return self.vqvae.normalised_latents(*self._channels(joints, persons), lengths)
 
     def batch(self, clips: Sequence[Clip]) -> Prepared:
         """Raw clips as the network's input, on its device.

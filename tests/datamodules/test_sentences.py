@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader
 
 from datamodules import SkeletonDataModule
 from datamodules.sentences import SentenceBatches
@@ -44,6 +45,19 @@ def test_kept_sentences_are_those_that_the_tokenizer_writes(data, tokenizer, tmp
         assert batch["labels"].equal(truth["labels"])
         assert batch["index"].equal(truth["index"])
     assert not kept.__getitems__([(0, 3)])["tokens"].equal(kept.__getitems__([(1, 3)])["tokens"])
+
+
+def test_data_workers_never_touch_the_tokenizer(data, tokenizer, tmp_path, monkeypatch):
+    clips = data.batches("train", AUGMENTATION)
+    kept = SentenceBatches(clips, tokenizer, tmp_path, draws=2)
+    kept.write()
+    truth = kept.__getitems__([(0, 3), (0, 4)])
+    monkeypatch.setattr(ActionTokenizer, "fingerprint", lambda _: pytest.fail("its weights may lie on a GPU"))
+    fresh = SentenceBatches.__new__(SentenceBatches)
+    fresh.__dict__ = {**kept.__dict__, "_known": {}}
+    loader = DataLoader(fresh, batch_sampler=[[(0, 3), (0, 4)]], num_workers=2, collate_fn=lambda batch: batch)
+    (batch,) = loader
+    assert batch["tokens"].equal(truth["tokens"])
 
 
 def test_without_draws_every_view_is_kept(data, tokenizer, tmp_path):

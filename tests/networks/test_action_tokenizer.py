@@ -64,6 +64,15 @@ def test_it_stays_in_eval_mode_and_without_gradients(tokenizer):
     assert not any(parameter.requires_grad for parameter in tokenizer.parameters())
 
 
+def test_a_trainers_autocast_changes_nothing(tokenizer):
+    given = tokenizer.batch([clip()])
+    latents, codes = tokenizer.latents(*given)[0], tokenizer.embed(*given)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert tokenizer.latents(*given)[0].equal(latents)
+        assert tokenizer.embed(*given)[0].equal(codes)
+        assert tokenizer.sentences(*given)[0].equal(tokenizer.encode(clip())[0])
+
+
 def test_another_layout_is_refused_by_name(tokenizer):
     other = Clip(np.ones((3, 1, 25, 3), dtype=np.float32), "ntu25", source="b.skeleton")
     with pytest.raises(ValueError, match=r"b\.skeleton: has the layout ntu25, this tokenizer reads kinect20"):
