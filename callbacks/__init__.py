@@ -9,6 +9,7 @@ from callbacks.codebook_usage import CodebookUsageMonitor
 from callbacks.collapse import CollapseAlarm
 from callbacks.exact_resume import StepSeed
 from callbacks.export import Export
+from callbacks.last_step import LastStep
 from callbacks.preemption import Preemption
 from callbacks.reconstructions import Reconstructions
 from callbacks.token_sheets import TokenSheets
@@ -22,6 +23,7 @@ __all__ = [
     "CodebookUsageMonitor",
     "CollapseAlarm",
     "Export",
+    "LastStep",
     "Preemption",
     "Reconstructions",
     "StepSeed",

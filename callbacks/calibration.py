@@ -1,13 +1,10 @@
 """How far the answers' probabilities can be believed, and the temperature that is fitted to them in validation."""
 
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from torch import Tensor
 
-from callbacks.atomic_io import AtomicCheckpointIO
 from callbacks.writers import writers
 from skeleton_llm.metrics import ClipScores, fit_temperature, reliability
 from skeleton_llm.plotting import plot_reliability
@@ -24,7 +21,6 @@ class Calibration(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.idle = bool(getattr(pl_module, "search", False))
         self.clips = ClipScores()
-        self.fitted_at: int | None = None  # step
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.clips.to(pl_module.device).reset()
@@ -51,26 +47,12 @@ class Calibration(L.Callback):
         temperature = fit_temperature(scores, labels)
         network: Any = pl_module.network
         network.temperature.fill_(temperature)
-        self.fitted_at = trainer.global_step
         pl_module.log("val/temperature", temperature, sync_dist=True)  # the same on all ranks
         self._report(trainer, pl_module, "val", scores, labels)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.idle:
             self._report(trainer, pl_module, "test", *self._all())
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the temperature into the checkpoint of its own step, which was written just before the validation."""
-        if not trainer.is_global_zero or self.fitted_at is None:
-            return
-        for saver in trainer.checkpoint_callbacks:
-            path = Path(getattr(saver, "best_model_path", ""))
-            if path.is_file():
-                checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-                if checkpoint["global_step"] == self.fitted_at:
-                    network: Any = pl_module.network
-                    checkpoint["state_dict"]["network.temperature"] = network.temperature.cpu()
-                    AtomicCheckpointIO().save_checkpoint(checkpoint, path)
 
     def _all(self) -> tuple[Tensor, Tensor]:
         scores, labels = self.clips.compute()

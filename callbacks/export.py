@@ -15,7 +15,16 @@ class Export(L.Callback):
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder = folder
+        self.folder, self.written, self.owed = folder, False, False
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._write(trainer, pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """``owed`` by a run that was stopped between its last step and its end: going on, it trains no more."""
+        if self.owed:
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.export(Path(trainer.default_root_dir) / self.folder)
+        self.written, self.owed = True, False

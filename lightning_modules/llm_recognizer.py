@@ -28,6 +28,8 @@ from skeleton_llm.metrics import MeanClassAccuracy, NameAnswers
 from skeleton_llm.networks import ActionTokenizer
 from skeleton_llm.recognizer import Recognizer, read_views, score_views
 
+_FEW = 5  # of top-5
+
 
 class LitLLMRecognizer(L.LightningModule):
     """Tune a language model on action sentences; checkpoints hold what learns, never the base model.
@@ -115,12 +117,12 @@ class LitLLMRecognizer(L.LightningModule):
                 " run stage 1 with the same LLM=, or go on knowingly with --allow-unaligned"
             )
         self.network: LLMRecognizer | None = None
-        few = min(5, len(class_names))
         self.measures = nn.ModuleDict()
         for split in ("val", "test"):
             self.measures[f"{split}/top1"] = MulticlassAccuracy(len(class_names), average="micro")
             self.measures[f"{split}/mean_class_accuracy"] = MeanClassAccuracy(len(class_names))
-            self.measures[f"{split}/top5"] = MulticlassAccuracy(len(class_names), average="micro", top_k=few)
+            if len(self.unseen or class_names) > _FEW:  # else all are among the best
+                self.measures[f"{split}/top5"] = MulticlassAccuracy(len(class_names), average="micro", top_k=_FEW)
             if not search:
                 self.measures[f"{split}/top1_length_normalised"] = MulticlassAccuracy(len(class_names), average="micro")
         self.free = nn.ModuleDict({split: NameAnswers(class_names) for split in ("val", "test")})
@@ -229,7 +231,7 @@ class LitLLMRecognizer(L.LightningModule):
     def _few(self, views: list[tuple[Tensor, Tensor]]) -> Answers:
         """The five likeliest names of the only view, -inf for all others."""
         ((sentences, mask),) = views
-        found = self._network.best(sentences, mask, min(5, len(self.class_names)))
+        found = self._network.best(sentences, mask, min(_FEW, len(self.class_names)))
         nowhere = found.log_likelihoods.new_full((len(mask), len(self.class_names)), float("-inf"))
         scores = nowhere.scatter(1, found.classes, found.log_likelihoods)
         return Answers(scores, scores / self._network.trie.lengths.to(scores.device))

@@ -116,6 +116,17 @@ def test_both_answers_equal_brute_force(which, side):
 @pytest.mark.parametrize("which", COARSE, ids="-".join)
 def test_bfloat16_agrees_with_brute_force_wherever_it_can_tell_names_apart(which):
     model, prompts, names, truth = case(*which)
+    assert_agrees_where_it_can(model, prompts, names, truth)
+
+
+@pytest.mark.parametrize("which", EXACT[:5], ids="-".join)
+def test_autocast_agrees_with_brute_force_wherever_it_can_tell_names_apart(which):
+    model, prompts, names, _ = case(*which)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_agrees_where_it_can(model, prompts, names, brute_force(model, prompts, names))
+
+
+def assert_agrees_where_it_can(model, prompts, names, truth):
     trie, noise = NameTrie(names, END), 0.1 + torch.finfo(torch.bfloat16).eps * truth.abs()
     best = truth.topk(2)
     clear = best.values[:, 0] - best.values[:, 1] > 0.5

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from datamodules import SkeletonDataModule
 from lightning_modules import LitLLMRecognizer
@@ -133,6 +135,43 @@ def test_checkpoints_hold_what_learns_and_resume_ends_with_the_same_adapter(
         one, two = (load_file(folder / "recognizer" / file) for folder in (whole, stopped))
         assert one.keys() == two.keys()
         assert all(one[name].equal(two[name]) for name in one), file
+
+
+def test_the_last_step_is_validated_saved_and_exported_whenever_the_run_is_stopped(small_data, tokenizer, tmp_path):
+    arguments = stage2_arguments(small_data, tmp_path, tokenizer, "--trainer.max_steps", "3")
+    assert main(arguments) == 0
+    checkpoint = torch.load(newest_checkpoint(tmp_path / "checkpoints"), weights_only=True)
+    assert checkpoint["global_step"] == 3  # though validations come every 2 steps and checkpoints every 200
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    fitted = events.Scalars("val/temperature")
+    assert [one.step for one in fitted] == [1, 2]  # as Lightning counts, from 0
+    product = tmp_path / "recognizer"
+    temperature = json.loads((product / "llm.json").read_text())["temperature"]
+    assert checkpoint["state_dict"]["network.temperature"].item() == pytest.approx(temperature)
+    assert fitted[-1].value == pytest.approx(temperature, rel=1e-5)
+    before, results = load_file(product / "adapter/adapter_model.safetensors"), (tmp_path / "results.json").read_text()
+    shutil.rmtree(product)  # as if the machine had gone down before the end
+    (tmp_path / "results.json").unlink()
+    assert main(arguments) == 0
+    after = load_file(product / "adapter/adapter_model.safetensors")
+    assert all(after[name].equal(before[name]) for name in before)
+    assert json.loads((product / "llm.json").read_text())["temperature"] == pytest.approx(temperature)
+    assert json.loads((tmp_path / "results.json").read_text()) == pytest.approx(json.loads(results))
+
+
+def test_a_fit_with_gradient_checkpointing_computes_each_layer_again(small_data, tokenizer, tmp_path, monkeypatch):
+    passes, forward = [], LlamaDecoderLayer.forward
+
+    def counted(self, *args, **kwargs):
+        passes.append(torch.is_grad_enabled())  # validation has none
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
+    more = ["--trainer.max_steps", "2", "--model.init_args.tuning.gradient_checkpointing", "true"]
+    assert main(stage2_arguments(small_data, tmp_path, tokenizer, *more)) == 0
+    layers = LanguageModel().load().config.num_hidden_layers
+    assert sum(passes) == 2 * layers * 2  # 2 steps
 
 
 def test_another_base_model_cannot_go_on_from_a_checkpoint(small_data, tokenizer):
