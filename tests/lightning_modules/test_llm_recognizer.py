@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from datamodules import SkeletonDataModule
 from lightning_modules import LitLLMRecognizer
@@ -161,13 +161,13 @@ def test_the_last_step_is_validated_saved_and_exported_whenever_the_run_is_stopp
 
 
 def test_a_fit_with_gradient_checkpointing_computes_each_layer_again(small_data, tokenizer, tmp_path, monkeypatch):
-    passes, forward = [], LlamaDecoderLayer.forward
+    passes, forward = [], LlamaAttention.forward
 
     def counted(self, *args, **kwargs):
         passes.append(torch.is_grad_enabled())  # validation has none
         return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(LlamaDecoderLayer, "forward", counted)
+    monkeypatch.setattr(LlamaAttention, "forward", counted)
     more = ["--trainer.max_steps", "2", "--model.init_args.tuning.gradient_checkpointing", "true"]
     assert main(stage2_arguments(small_data, tmp_path, tokenizer, *more)) == 0
     layers = LanguageModel().load().config.num_hidden_layers
