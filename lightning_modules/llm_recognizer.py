@@ -109,7 +109,10 @@ class LitLLMRecognizer(L.LightningModule):
                 "tuning.mode frozen without a map leaves nothing to learn; set model.init_args.inputs.map to true"
             )
         self.wording = Wording(self.llm.tokenizer(), class_names, self.prompt)
-        self.wording.check_room(self.tokenizer.longest_sentence, self.llm.context)
+        # the test lists all classes in question, and so does every evaluation of a run that holds none out
+        lists = [self.unseen, self.wording.longest_list(self.seen)] if self.seen else [None]
+        for listed in lists:
+            self.wording.check_room(self.tokenizer.longest_sentence, self.llm.context, listed)
         made_for = self.tokenizer.info.get("llm", {}).get("fingerprint")
         if made_for != self._llm_fingerprint and not allow_unaligned:
             raise ValueError(

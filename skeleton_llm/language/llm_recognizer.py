@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers import Cache
 
 from skeleton_llm.language.inputs import Inputs, LateEntry, root_mean_square_norm
-from skeleton_llm.language.scoring import Best, NameTrie
+from skeleton_llm.language.scoring import Best
 from skeleton_llm.language.tree_attention import read_prefix
 from skeleton_llm.language.wording import IGNORED, Wording
 
@@ -87,7 +87,7 @@ class LLMRecognizer(nn.Module):
         actions: range = range(0),
         share_prefix: bool = True,
     ) -> None:
-        """Build the trie of names and the map."""
+        """Build the map."""
         super().__init__()
         self.llm, self.inputs = llm, inputs or Inputs()
         self.actions, self.share_prefix = actions, share_prefix
@@ -105,8 +105,7 @@ class LLMRecognizer(nn.Module):
         self._late = None if self.inputs.layer is None else LateEntry(llm, self.inputs.layer)
 
     def _ask(self, wording: Wording) -> None:
-        self.trie = NameTrie(wording.names, wording.end)
-        self.wording, self.class_names = wording, wording.class_names
+        self.wording, self.class_names, self.trie = wording, wording.class_names, wording.trie
         self.answers = wording.answers.to(self.answers.device, copy=True)
 
     def rename(self, class_names: Sequence[str]) -> None:
@@ -276,7 +275,7 @@ class LLMRecognizer(nn.Module):
                 inputs_embeds=prompt,
                 attention_mask=there.long(),
                 do_sample=False,
-                max_new_tokens=self.answers.shape[1] + 4,
+                max_new_tokens=self.wording.longest_answer,
                 eos_token_id=self.wording.end,
                 pad_token_id=self.wording.text.pad_token_id,
             )

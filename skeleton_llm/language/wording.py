@@ -9,9 +9,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from skeleton_llm.language.prompts import Prompt
-from skeleton_llm.language.scoring import pad
+from skeleton_llm.language.scoring import NameTrie, pad
 
 IGNORED = -100  # a label that no loss counts, as in Hugging Face
+_SPARE = 4  # tokens that a free answer may have beyond the longest name
 
 
 class Wording:
@@ -23,17 +24,25 @@ class Wording:
         prompt: the instruction.
 
     Raises:
-        ValueError: the text tokenizer does not give back a class name or the prompt, or has no end token.
+        ValueError: nothing stands behind the action sentence; there is no class name, or two have the same tokens; the
+            text tokenizer does not give back a name or the prompt, or has no end token.
     """
 
     def __init__(self, text: PreTrainedTokenizerBase, class_names: Sequence[str], prompt: Prompt) -> None:
-        """Tokenise the prompt and every name once, and prove that they survive the round trip."""
+        """Tokenise the prompt and every name once, prove that they survive the round trip, build the trie."""
         self.text, self.class_names, self.prompt = text, list(class_names), prompt
+        if not self.class_names:
+            raise ValueError("no class name to answer with; expected at least one")
         if text.eos_token_id is None:
             raise ValueError(f"{text.name_or_path}: its text tokenizer has no end token; set eos_token in its folder")
         self.end = int(text.eos_token_id)
         self._around = lru_cache(maxsize=4096)(self._tokenise)
         before, after = prompt.parts(text, self.class_names)
+        if not _ids(text, after):  # sentences are padded behind their end, where the answer would begin
+            raise ValueError(
+                f"prompt.text must go on behind [tokens], got {prompt.text!r}; end it with a full stop, for example, or"
+                " set prompt.wrapper to alpaca or chat"
+            )
         for piece in (before, after):
             if _flat(str(text.decode(_ids(text, piece)))) != _flat(piece):
                 raise ValueError(
@@ -49,6 +58,23 @@ class Wording:
                 raise ValueError(
                     f"the text tokenizer does not give back the class name {name!r} but {text.decode(counted[:-1])!r};"
                     " rename the class or use another llm"
+                )
+        self._refuse_twins()
+        self.trie = NameTrie(self.names, self.end)
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest free answer that is asked for."""
+        return self.answers.shape[1] + _SPARE
+
+    def _refuse_twins(self) -> None:
+        places: dict[tuple[int, ...], int] = {}
+        for place, ids in enumerate(self.names):
+            other = places.setdefault(tuple(ids), place)
+            if other != place:
+                raise ValueError(
+                    f"the class names {self.class_names[other]!r} (class {other}) and {self.class_names[place]!r}"
+                    f" (class {place}) have the same tokens, so no answer can tell them apart; rename one"
                 )
 
     def around(self, listed: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
@@ -92,23 +118,30 @@ class Wording:
         """``classes`` in an order for each clip that is the same in every run, whatever the clip shows."""
         return [_shuffled(torch.tensor(list(classes)), dice) for dice in _dice(index, len(index))]
 
-    def check_room(self, sentence: int, context: int | None) -> None:
+    def longest_list(self, among: Sequence[int]) -> tuple[int, ...]:
+        """The longest of the lists that ``listings`` draws from ``among``, by the tokens of their names."""
+        longest = sorted(among, key=lambda label: len(_ids(self.text, f", {self.class_names[label]}")), reverse=True)
+        return tuple(longest[: self.prompt.choices])
+
+    def check_room(self, sentence: int, context: int | None, listed: Sequence[int] | None = None) -> None:
         """Refuse prompts longer than the language model can read.
 
         Args:
             sentence: tokens of the longest action sentence.
             context: positions of the language model; None where it has no limit.
+            listed: the classes that the prompt lists; None for all.
 
         Raises:
             ValueError: they do not fit.
         """
-        before, after = self.around()
-        needed = len(before) + sentence + len(after) + self.answers.shape[1]
+        before, after = self.around(listed)
+        needed = len(before) + sentence + len(after) + self.longest_answer
         if context is not None and needed > context:
+            fewer = " or list fewer names in it" if self.prompt.lists else ""
             raise ValueError(
-                f"the prompt takes {len(before) + len(after)} tokens, an action sentence up to {sentence}, the longest"
-                f" answer {self.answers.shape[1]}: {needed}, more than the {context} that {self.text.name_or_path}"
-                " reads; shorten prompt.text or the sentences (preprocess.frames), or take another llm"
+                f"the prompt takes {len(before) + len(after)} tokens, an action sentence up to {sentence}, an answer up"
+                f" to {self.longest_answer}: {needed}, more than the {context} that {self.text.name_or_path} reads;"
+                f" shorten prompt.text{fewer} or the sentences (preprocess.frames), or take another llm"
             )
 
     def example(self, sentence: Sequence[int], label: int, listed: Sequence[int] | None = None) -> str:

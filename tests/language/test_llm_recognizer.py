@@ -15,12 +15,11 @@ from skeleton_llm.language import (
 NAMES = ["sit", "sit down", "wave the right hand"]
 
 
-def build(tuning: Tuning, *, input_map: bool = True, **options) -> LLMRecognizer:
+def build(tuning: Tuning, *, input_map: bool = True, prompt: Prompt | None = None, **options) -> LLMRecognizer:
     llm = LanguageModel()
     torch.manual_seed(0)
-    network = LLMRecognizer(
-        tuning.apply(llm.load()), Wording(llm.tokenizer(), NAMES, Prompt()), Inputs(map=input_map), **options
-    )
+    wording = Wording(llm.tokenizer(), NAMES, prompt or Prompt())
+    network = LLMRecognizer(tuning.apply(llm.load()), wording, Inputs(map=input_map), **options)
     return network.eval()
 
 
@@ -42,6 +41,20 @@ def test_loss_is_the_mean_negative_log_likelihood_of_the_answers_tokens(codes):
     assert network.loss(codes, all_of(codes), labels).item() == pytest.approx(-chosen.item(), abs=1e-4)
     normalised = scores.log_likelihoods / network.trie.lengths
     torch.testing.assert_close(scores.normalised, normalised)
+
+
+@pytest.mark.parametrize(
+    "prompt", [Prompt(), Prompt("Look: [tokens]."), Prompt("Look: [tokens]", wrapper="alpaca")], ids=lambda p: p.text
+)
+def test_sentences_of_several_lengths_are_trained_and_answered_alike(codes, prompt):
+    network = build(Tuning(mode="frozen"), prompt=prompt)
+    mask, labels = all_of(codes), torch.tensor([0, 2, 1])
+    mask[0, 2:] = mask[2, 5:] = False
+    scores = network.score(codes, mask).log_likelihoods
+    chosen = scores[range(3), labels].sum() / network.trie.lengths[labels].sum()
+    assert network.loss(codes, mask, labels).item() == pytest.approx(-chosen.item(), abs=1e-4)
+    alone = [network.generate(codes[[row], : mask[row].sum()], mask[[row], : mask[row].sum()])[0] for row in range(3)]
+    assert network.generate(codes, mask) == alone
 
 
 def test_loss_equals_hugging_faces_own_with_the_prompt_masked(codes):

@@ -84,11 +84,46 @@ def test_prompts_that_cannot_work_are_refused(prompt, message):
 def test_more_prompt_than_context_is_refused(text):
     wording = Wording(text, NAMES, Prompt())
     before, after = wording.around()
-    needed = len(before) + 64 + len(after) + wording.answers.shape[1]
+    needed = len(before) + 64 + len(after) + wording.answers.shape[1] + 4  # what a free answer may have more
     wording.check_room(64, needed)
     wording.check_room(64, None)
     with pytest.raises(ValueError, match=f"{needed}, more than the {needed - 1} that .* reads; shorten prompt.text"):
         wording.check_room(64, needed - 1)
+
+
+def test_the_longest_list_that_a_prompt_shows_must_fit_and_no_other(text):
+    names = [*NAMES, "put on a hat and take it off again", "wear a jacket and a pair of shoes"]
+    wording = Wording(text, names, Prompt(UNSEEN, choices=2))
+    assert sorted(wording.longest_list(range(6))) == [4, 5]
+    assert sorted(wording.longest_list([0, 1, 2, 5])) == [2, 5]
+    assert sorted(Wording(text, names, Prompt(UNSEEN)).longest_list([0, 2, 5])) == [0, 2, 5]
+    needed = {
+        listed: sum(map(len, wording.around(listed))) + 64 + wording.longest_answer
+        for listed in [None, *((one, two) for one in range(6) for two in range(6) if one != two)]
+    }
+    longest = wording.longest_list(range(6))
+    assert needed[longest] == max(size for listed, size in needed.items() if listed is not None) < needed[None]
+    wording.check_room(64, needed[longest], longest)
+    for listed, context in ((longest, needed[longest] - 1), (None, needed[longest])):
+        with pytest.raises(ValueError, match=r"shorten prompt.text or list fewer names in it or the sentences"):
+            wording.check_room(64, context, listed)
+
+
+@pytest.mark.parametrize("prompt", ["Name the action: [tokens]", "From [list]: [tokens]"])
+def test_a_prompt_that_ends_with_the_sentence_is_refused_unless_a_wrapper_goes_on(text, prompt):
+    with pytest.raises(ValueError, match=r"prompt.text must go on behind \[tokens\], got .*end it with a full stop"):
+        Wording(text, NAMES, Prompt(prompt))
+    text.chat_template = CHAT
+    for wrapper in ("alpaca", "chat"):
+        assert Wording(text, NAMES, Prompt(prompt, wrapper=wrapper)).around()[1]
+    assert text.decode(Wording(text, NAMES, Prompt(f"{prompt}.")).around()[1]) == "."
+
+
+def test_names_that_no_answer_can_tell_apart_are_named(text):
+    with pytest.raises(ValueError, match=r"'sit' \(class 0\) and 'sit' \(class 4\) have the same tokens.*rename one"):
+        Wording(text, [*NAMES, "sit"], Prompt())
+    with pytest.raises(ValueError, match="no class name to answer with; expected at least one"):
+        Wording(text, [], Prompt())
 
 
 def test_names_and_models_that_cannot_be_spelt_are_refused(text, monkeypatch):

@@ -15,7 +15,8 @@ from lightning_modules import LitLLMRecognizer
 from skeleton_llm import ActionTokenizer, Recognizer
 from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
-from skeleton_llm.language import Answers, LanguageModel, Tuning
+from skeleton_llm.language import Answers, LanguageModel, Prompt, Tuning
+from skeleton_llm.language.prompts import UNSEEN
 from skeleton_llm.skeletons import find_layout
 from skeleton_llm.skeletons.transforms import mirror
 from small_runs import stage1_arguments, stage2_arguments
@@ -198,6 +199,30 @@ def test_a_tokenizer_of_another_width_or_layout_is_refused_before_the_model_is_l
         LitLLMRecognizer(str(tokenizer), ["a", "b"], "ntu25", llm=small)
     with pytest.raises(ValueError, match="the tokenizer reads the layout ntu25, the data have kinect20"):
         LitLLMRecognizer(str(tokenizer), ["a", "b"], "kinect20")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"prompt": Prompt("What is [tokens]")}, r"prompt.text must go on behind \[tokens\]"),
+        ({"class_names": ["sit", "wave", "sit"]}, r"'sit' \(class 0\) and 'sit' \(class 2\) have the same tokens"),
+        ({"class_names": [f"lift box number {i}" for i in range(400)], "prompt": Prompt(UNSEEN)}, "more than the 1024"),
+    ],
+    ids=["prompt's end", "twins", "room"],
+)
+def test_what_cannot_work_is_refused_before_the_model_is_loaded(tokenizer, monkeypatch, given, said):
+    monkeypatch.setattr(LanguageModel, "load", lambda *_: pytest.fail("the model was loaded"))
+    with pytest.raises(ValueError, match=said):
+        LitLLMRecognizer(str(tokenizer), **{"class_names": ["sit", "wave"], "layout": "ntu25"} | given)
+
+
+def test_a_run_needs_room_only_for_the_lists_that_it_shows(tokenizer, monkeypatch):
+    names = [f"lift box number {i}" for i in range(400)]
+    model = LitLLMRecognizer(str(tokenizer), names, "ntu25", unseen=[3, 5, 7])
+    assert model.prompt.choices == 3
+    monkeypatch.setattr(LanguageModel, "context", sum(map(len, model.wording.around([3, 5, 7]))) + 20)
+    with pytest.raises(ValueError, match="or list fewer names in it"):
+        LitLLMRecognizer(str(tokenizer), names, "ntu25", unseen=[3, 5, 7])
 
 
 def test_mirrored_views_are_averaged_in_the_test_and_in_the_product_alike(small_data, tokenizer, tmp_path):
