@@ -25,7 +25,7 @@ from transformers.utils import logging as hf_logging
 hf_logging.disable_progress_bar()
 BUILT_IN = Path(__file__).parent / "resources" / "built_in"
 Quantization = Literal["none", "nf4", "int8"]
-_SMALL = ["*.json", "*.model", "*.txt"]
+_SMALL = ["*.json", "*.model", "*.txt", "*.jinja"]
 _WEIGHTS = "model*.safetensors"  # not "consolidated.safetensors", which holds them once more
 _TABLES = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
 

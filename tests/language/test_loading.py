@@ -93,6 +93,7 @@ def hub(tmp_path, monkeypatch):
     """A hub with one sharded model of a consolidated file too; returns the cache that fetching fills."""
     far, cache = write(tmp_path / "far", "llama", tied=False, shard="200KB"), tmp_path / "cache"
     (far / "consolidated.safetensors").write_bytes(b"the same weights once more")
+    (far / "chat_template.jinja").write_text("<s>{{ messages[0]['content'] }} answer:")
 
     def fetch(name, *, revision, allow_patterns):
         if name != "somebody/model" or revision not in (None, "v1"):
@@ -120,6 +121,11 @@ def test_stage_1_fetches_only_the_file_with_the_words(hub):
     model = llm.load()
     assert weights_in(hub) == set(index.values())
     assert words.equal(model.get_input_embeddings().weight)
+
+
+def test_the_chat_template_of_a_hub_model_comes_with_its_tokenizer(hub):
+    wording = Wording(LanguageModel("somebody/model").tokenizer(), ["sit", "walk"], Prompt(wrapper="chat"))
+    assert wording.text.decode(wording.around()[1]).endswith("corresponding action. answer:")
 
 
 def test_download_prints_the_folder_and_what_to_set_where_it_is_used(hub, capsys):
