@@ -22,6 +22,8 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
+from skeleton_llm.language.tree_attention import sliding_window
+
 hf_logging.disable_progress_bar()
 BUILT_IN = Path(__file__).parent / "resources" / "built_in"
 Quantization = Literal["none", "nf4", "int8"]
@@ -88,8 +90,10 @@ class LanguageModel:
 
     @property
     def context(self) -> int | None:
-        """Positions that it can read; None where its configuration sets no limit."""
-        return getattr(self.config(), "max_position_embeddings", None)
+        """Positions that it can read, all of them from the last; None where its configuration sets no limit."""
+        config = self.config()
+        limits = [getattr(config, "max_position_embeddings", None), sliding_window(config)]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def words(self) -> Float[Tensor, "V D"]:
         """The input embedding matrix in float32, read alone, without loading the model.

@@ -4,6 +4,7 @@ B prompts of P places, S places shared by all, D width, N words read now, M word
 """
 
 import copy
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -76,13 +77,19 @@ def read_nodes(
     ).logits
 
 
+def sliding_window(config: Any) -> int | None:
+    """How many places back the layers with a window look; None where the model has no such layer."""
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return getattr(config, "sliding_window", None) if "sliding_attention" in kinds else None
+
+
 def refuse_window(llm: nn.Module, length: int) -> None:
     """Refuse a model that would look back less far than ``length`` places, prompt and longest name together.
 
     Raises:
         ValueError: its sliding window is shorter.
     """
-    window = getattr(llm.config, "sliding_window", None)
+    window = sliding_window(llm.config)
     if window is not None and length > window:
         raise ValueError(
             f"the llm's sliding_window is {window} and prompt and class name take {length} places;"

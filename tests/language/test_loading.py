@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from skeleton_llm.cli.main import main
 from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning, Wording
 from skeleton_llm.language.inputs import decoder_layers
+from skeleton_llm.language.tree_attention import refuse_window
 from tiny_llms import FAMILIES, write
 
 
@@ -55,6 +56,33 @@ def test_every_family_learns_to_answer(tmp_path, family):
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert network.eval().score(*given[:2]).log_likelihoods.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "context"),
+    [
+        ("mistral", {"sliding_window": 40}, 40),
+        ("mistral", {"sliding_window": None}, 256),
+        ("mistral", {"sliding_window": 4096}, 256),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1}, 40),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 2}, 256),  # no layer has it
+        ("qwen2", {"use_sliding_window": False, "sliding_window": 40}, 256),
+        ("gpt2", {}, 256),
+    ],
+)
+def test_the_context_ends_where_a_window_in_use_does(tmp_path, family, more, context):
+    file = write(tmp_path, family) / "config.json"
+    config = json.loads(file.read_text())
+    config.pop("layer_types", None)
+    file.write_text(json.dumps(config | more))
+    llm = LanguageModel(str(tmp_path))
+    assert llm.context == context
+    wording, network = Wording(llm.tokenizer(), ["sit"], Prompt()), llm.load()
+    size = context - sum(map(len, wording.around())) - wording.longest_answer
+    wording.check_room(size, llm.context)
+    refuse_window(network, context)  # and the scores find no less room
+    with pytest.raises(ValueError, match=f"more than the {context} that"):
+        wording.check_room(size + 1, llm.context)
 
 
 def test_dtype_is_always_the_one_asked_for():
