@@ -1,6 +1,5 @@
 """Stage 2: a language model learns to name the actions that sentences tell of (LLM-AR section 3.3, Eq. 13)."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -113,12 +112,13 @@ class LitLLMRecognizer(L.LightningModule):
         lists = [self.unseen, self.wording.longest_list(self.seen)] if self.seen else [None]
         for listed in lists:
             self.wording.check_room(self.tokenizer.longest_sentence, self.llm.context, listed)
-        made_for = self.tokenizer.info.get("llm", {}).get("fingerprint")
-        if made_for != self._llm_fingerprint and not allow_unaligned:
+        words, made_for = self.llm.fingerprint(), self.tokenizer.info.get("llm", {}).get("fingerprint")
+        if made_for != words and not allow_unaligned:
             raise ValueError(
                 f"{tokenizer} was aligned with the words of another language model of this width than {self.llm.name};"
                 " run stage 1 with the same LLM=, or go on knowingly with --allow-unaligned"
             )
+        self._base = f"{words} {self.llm.weights_fingerprint()}"
         self.network: LLMRecognizer | None = None
         self.measures = nn.ModuleDict()
         for split in ("val", "test"):
@@ -251,12 +251,8 @@ class LitLLMRecognizer(L.LightningModule):
             self.log_dict({f"{split}/greedy_{name}": value for name, value in free.compute().items()}, sync_dist=True)
             free.reset()
 
-    @cached_property
-    def _llm_fingerprint(self) -> str:
-        return self.llm.fingerprint()
-
     def _identity(self) -> dict[str, str]:
-        return {"llm": self._llm_fingerprint, "tokenizer": self.tokenizer.fingerprint()}
+        return {"llm": self._base, "tokenizer": self.tokenizer.fingerprint()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -266,12 +262,12 @@ class LitLLMRecognizer(L.LightningModule):
         checkpoint["prompt"] = self.prompt.text
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.configure_model()
         for part, found in self._identity().items():
             if checkpoint.get("trained_on", {}).get(part) != found:
                 raise ValueError(
                     f"the checkpoint was written with another {part}; give that one back or start a new RUN="
                 )
+        self.configure_model()
         asked = checkpoint.get("prompt", self.prompt.text)
         if asked != self.prompt.text:
             rank_zero_warn(

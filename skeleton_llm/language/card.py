@@ -121,7 +121,8 @@ def _made_of(config: dict[str, Any], base: str, shape: dict[str, Any]) -> dict[s
         how += f" (tuned on the base in {'4' if tuning['mode'] == 'qlora' else '8'} bits, merged into the whole one)"
     return {
         "language model": ", ".join(fact for fact in facts if fact),
-        "its fingerprint": f"`{config['llm_fingerprint']}`",
+        "its words' fingerprint": f"`{config['llm_words']}`",
+        "its weights' fingerprint": f"`{config['llm_weights']}`",
         "tuning": how,
         "prompt": config["prompt"]["text"],
         "input": config["inputs"]["form"] + (", with a map" if config["inputs"]["map"] else ""),

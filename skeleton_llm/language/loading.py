@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +32,7 @@ BUILT_IN = Path(__file__).parent / "resources" / "built_in"
 Quantization = Literal["none", "nf4", "int8"]
 _SMALL = ["*.json", "*.model", "*.txt", "*.jinja"]
 _WEIGHTS = "model*.safetensors"  # not "consolidated.safetensors", which holds them once more
+_CONVERT = "convert the model with transformers' save_pretrained"
 _TABLES = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
 
 
@@ -108,16 +112,12 @@ class LanguageModel:
         tables = (*_TABLES, "lm_head.weight") if self.config().tie_word_embeddings else _TABLES
         for table in tables:  # the output matrix only where the file holds none of the others
             for file in sorted(folder.glob("*.safetensors")):
-                try:
-                    with safe_open(file, framework="pt") as tensors:
-                        found = [key for key in tensors.keys() if key.endswith(table)]  # noqa: SIM118  (no mapping)
-                        if found:
-                            return tensors.get_tensor(found[0]).float()
-                except SafetensorError as error:
-                    raise ValueError(f"{file}: damaged or cut off ({error}); fetch the model again") from error
+                with _opened(file) as tensors:
+                    found = [key for key in tensors.keys() if key.endswith(table)]  # noqa: SIM118  (no mapping)
+                    if found:
+                        return tensors.get_tensor(found[0]).float()
         raise FileNotFoundError(
-            f"{folder}: no *.safetensors file holds the word embeddings ({', '.join(_TABLES)});"
-            " convert the model with transformers' save_pretrained"
+            f"{folder}: no *.safetensors file holds the word embeddings ({', '.join(_TABLES)}); {_CONVERT}"
         )
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -161,7 +161,10 @@ class LanguageModel:
         return model.requires_grad_(requires_grad=False)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the word embeddings and the architecture: another base model gives another."""
+        """SHA-256 of the word embeddings and the architecture: what codes are aligned with.
+
+        It needs no other weights, so a model that was tuned elsewhere than in its words has the same.
+        """
         digest = hashlib.sha256(self.words().contiguous().numpy().tobytes())
         config = self.config().to_dict()
         shape = {
@@ -169,6 +172,59 @@ class LanguageModel:
         }
         digest.update(json.dumps(shape, sort_keys=True).encode())
         return digest.hexdigest()
+
+    def weights_fingerprint(self) -> str:
+        """SHA-256 of the name, the shape and a row of every weight: what an adapter was tuned on.
+
+        Rows are read from the files, however these part the model and in whatever it is loaded. They are the middle
+        ones: tuning, or merging an adapter, moves every row of the matrices that it is for.
+
+        Raises:
+            FileNotFoundError: no safetensors file holds the weights.
+            ValueError: a file is damaged.
+        """
+        digest = hashlib.sha256()
+        for name, shape, row in sorted(self._rows(), key=itemgetter(0)):
+            digest.update(f"{name} {shape}\n".encode())
+            digest.update(row.float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _rows(self) -> Iterator[tuple[str, list[int], Tensor]]:
+        """Of every weight name, shape and middle row."""
+        if self.untrained:
+            for name, tensor in self.load().state_dict().items():
+                yield name, list(tensor.shape), tensor[_middle(tensor.shape)]
+            return
+        for file in _weight_files(self.path()):
+            with _opened(file) as tensors:
+                for name in tensors.keys():  # noqa: SIM118  (no mapping)
+                    part = tensors.get_slice(name)
+                    yield name, part.get_shape(), part[_middle(part.get_shape())]
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file; whatever is wrong with it, as one sentence."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise ValueError(f"{file}: damaged or cut off ({error}); fetch the model again") from error
+
+
+def _middle(shape: Sequence[int]) -> tuple[slice, ...]:
+    """The row in the middle of all dimensions but the last."""
+    return tuple(slice(size // 2, size // 2 + 1) for size in shape[:-1])
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load, whatever else lies beside them."""
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    if not index.is_file():
+        raise FileNotFoundError(f"{folder}: has neither {whole.name} nor {index.name}; {_CONVERT}")
+    return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
 
 
 def _words_file(folder: Path) -> str:

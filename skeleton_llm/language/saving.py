@@ -19,6 +19,9 @@ from skeleton_llm.language.prompts import Prompt
 from skeleton_llm.language.tuning import Tuning
 from skeleton_llm.language.wording import Wording
 
+_KEYS = ("llm_origin", "llm_words", "llm_weights", "merged", "class_names", "first_action", "num_actions", "word_norm",
+         "temperature")  # fmt: skip
+
 
 def save_network(
     network: LLMRecognizer, folder: Path | str, llm: LanguageModel, tuning: Tuning, prompt: Prompt
@@ -30,7 +33,8 @@ def save_network(
     config = {
         "llm": asdict(found),
         "llm_origin": origin,
-        "llm_fingerprint": llm.fingerprint(),
+        "llm_words": llm.fingerprint(),
+        "llm_weights": llm.weights_fingerprint(),
         "merged": False,
         "tuning": asdict(tuning),
         "prompt": asdict(prompt),
@@ -82,8 +86,9 @@ def read_config(folder: Path | str) -> dict[str, Any]:
         config: Any = json.loads(file.read_text())
         for key, kind in (("llm", LanguageModel), ("tuning", Tuning), ("inputs", Inputs), ("prompt", Prompt)):
             kind(**config[key])
-        # folders made before calibration, merging and hub commits lack these
-        return {"temperature": 1.0, "merged": False, "llm_origin": "hub", "first_action": 0, **config}
+        if lacking := [key for key in _KEYS if key not in config]:
+            raise KeyError(lacking[0])
+        return config
 
 
 @contextmanager
@@ -114,7 +119,7 @@ def _base(folder: Path | str, config: dict[str, Any], name: str | None) -> Langu
         raise FileNotFoundError(
             f"{folder}: its language model was the folder {spec.name}, which is not here; say where it is with --llm"
         )
-    if spec.fingerprint() != config["llm_fingerprint"]:
+    if (spec.fingerprint(), spec.weights_fingerprint()) != (config["llm_words"], config["llm_weights"]):
         raise ValueError(
             f"{folder}: was tuned on another language model than {spec.name}; name the right one with --llm"
         )

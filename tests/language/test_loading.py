@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from skeleton_llm.cli.main import main
@@ -96,6 +97,42 @@ def test_untrained_twin_has_the_shape_but_other_words_the_same_each_time():
     state = torch.get_rng_state()
     twin.load()
     assert state.equal(torch.get_rng_state())
+
+
+def test_the_weights_fingerprint_is_of_every_weight_and_of_nothing_else(tmp_path):
+    llm = LanguageModel(str(write(tmp_path / "one", "llama", tied=False)))
+    parted = LanguageModel(str(write(tmp_path / "parted", "llama", tied=False, shard="200KB")), dtype="bfloat16")
+    assert len(list((tmp_path / "parted").glob("*.safetensors"))) > 1
+    assert llm.weights_fingerprint() == parted.weights_fingerprint()
+    save_file({"lora": torch.ones(3)}, tmp_path / "one" / "adapter_model.safetensors")  # nobody loads it
+    assert llm.weights_fingerprint() == parted.weights_fingerprint()
+    file, found = tmp_path / "one" / "model.safetensors", {llm.weights_fingerprint()}
+    weights = load_file(file)
+    for name, tensor in weights.items():
+        moved = tensor + 1e-3 * torch.randn(len(tensor), 1) * torch.randn(1, *tensor.shape[1:]).squeeze()  # rank one
+        save_file(weights | {name: moved.reshape(tensor.shape) if tensor.ndim > 1 else tensor * 1.001}, file)
+        found.add(llm.weights_fingerprint())
+        assert "embed_tokens" in name or llm.fingerprint() == parted.fingerprint()
+    assert len(found) == 1 + len(weights)
+
+
+def test_the_untrained_twins_weights_are_its_own_and_the_same_each_time():
+    twin = LanguageModel(untrained=True)
+    assert twin.weights_fingerprint() == twin.weights_fingerprint() != LanguageModel().weights_fingerprint()
+
+
+def test_weights_in_another_form_or_cut_off_are_told(tmp_path):
+    llm, file = LanguageModel(str(write(tmp_path, "llama"))), tmp_path / "model.safetensors"
+    weights = load_file(file)
+    file.write_bytes(file.read_bytes()[:-100])
+    for ask in (llm.fingerprint, llm.weights_fingerprint):
+        with pytest.raises(ValueError, match=r"model.safetensors: damaged or cut off .*; fetch the model again"):
+            ask()
+    file.unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    for ask in (llm.fingerprint, llm.weights_fingerprint):
+        with pytest.raises(FileNotFoundError, match=r"safetensors.* convert the model with transformers' save_pre"):
+            ask()
 
 
 @pytest.mark.parametrize("name", ["stories260K", "TinyStories-656K"])

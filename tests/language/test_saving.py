@@ -1,6 +1,7 @@
 """What a recogniser's folder gives back, against Hugging Face's and PEFT's own loading."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -134,6 +135,19 @@ def test_a_base_that_moved_is_asked_for_and_another_one_refused(tmp_path, monkey
         patch.setattr(LanguageModel, "load", lambda *_: pytest.fail("loaded before the check"))
         with pytest.raises(ValueError, match=r"was tuned on another language model than .*other; name the right one"):
             load_network(folder, str(other))
+
+
+@pytest.mark.parametrize("mode", ["lora", "qlora"])
+def test_what_was_merged_from_an_adapter_is_no_base_for_it(tmp_path, monkeypatch, mode):
+    folder, base, _ = write(tmp_path, tuning=Tuning(mode=mode, r=4), tied=False)
+    shutil.copytree(folder, tmp_path / "merged")
+    merge_network(tmp_path / "merged")
+    merged = str(tmp_path / "merged" / "llm")
+    assert LanguageModel(merged).fingerprint() == LanguageModel(str(base)).fingerprint()  # the words did not learn
+    monkeypatch.setattr(LanguageModel, "load", lambda *_: pytest.fail("loaded before the check"))
+    for take in (load_network, move_base):
+        with pytest.raises(ValueError, match=r"was tuned on another language model than .*merged/llm; name the right"):
+            take(folder, merged)
 
 
 def test_a_missing_adapter_and_a_run_in_the_place_of_its_folder(tmp_path):

@@ -175,7 +175,7 @@ def test_a_fit_with_gradient_checkpointing_computes_each_layer_again(small_data,
     assert sum(passes) == 2 * layers * 2  # 2 steps
 
 
-def test_another_base_model_cannot_go_on_from_a_checkpoint(small_data, tokenizer):
+def test_another_base_model_cannot_go_on_from_a_checkpoint(small_data, tokenizer, tmp_path):
     names = SkeletonDataModule(str(small_data), "synthetic_xsub").class_names
     model = LitLLMRecognizer(str(tokenizer), names, "ntu25")
     model.configure_model()
@@ -187,6 +187,14 @@ def test_another_base_model_cannot_go_on_from_a_checkpoint(small_data, tokenizer
     other = LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=untrained, allow_unaligned=True)
     with pytest.raises(ValueError, match="written with another llm"):
         other.on_load_checkpoint(checkpoint)
+    tuned = model.llm.load()
+    tuned.model.layers[2].self_attn.v_proj.weight.data.addr_(torch.randn(64), torch.randn(128), alpha=0.01)
+    tuned.save_pretrained(tmp_path)
+    model.wording.text.save_pretrained(tmp_path)
+    same_words = LitLLMRecognizer(str(tokenizer), names, "ntu25", llm=LanguageModel(str(tmp_path)))
+    with pytest.raises(ValueError, match="written with another llm"):
+        same_words.on_load_checkpoint(checkpoint)
+    assert same_words.network is None  # it was not even loaded
     del checkpoint["state_dict"][next(name for name in checkpoint["state_dict"] if "lora" in name)]
     with pytest.raises(ValueError, match="the checkpoint lacks"):
         model.on_load_checkpoint(checkpoint)
