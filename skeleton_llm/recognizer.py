@@ -91,14 +91,13 @@ class Recognizer:
 
         Raises:
             FileNotFoundError: a file or the language model is missing.
-            ValueError: a file is damaged, the language model is another one, or it cannot spell a name.
+            ValueError: a file is damaged, the language model is another one, or it cannot spell or tell apart the names
+                or has no room for the prompt.
         """
         read_config(folder)
         tokenizer = ActionTokenizer.from_pretrained(Path(folder) / "tokenizer")  # the smaller part first
-        network = load_network(folder, llm)
-        if class_names is not None:
-            network.rename(class_names)
-        return cls(tokenizer, network)
+        longest = tokenizer.longest_sentence
+        return cls(tokenizer, load_network(folder, llm, class_names=class_names, sentence=longest))
 
     def save_pretrained(self, folder: Path | str, llm: LanguageModel, tuning: Tuning, prompt: Prompt) -> None:
         """Write a folder that stands alone but for the language model itself, with a model card."""

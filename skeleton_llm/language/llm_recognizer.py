@@ -92,8 +92,8 @@ class LLMRecognizer(nn.Module):
         self.llm, self.inputs = llm, inputs or Inputs()
         self.actions, self.share_prefix = actions, share_prefix
         words = self._embedding().weight
+        self.wording, self.class_names, self.trie = wording, wording.class_names, wording.trie
         self.register_buffer("answers", wording.answers.clone(), persistent=False)
-        self._ask(wording)
         norm = root_mean_square_norm(words[: actions.start] if actions else words)
         self.register_buffer("word_norm", norm, persistent=False)
         self.register_buffer("temperature", torch.ones(()))  # of the answers' probabilities, fitted on validation
@@ -103,20 +103,6 @@ class LLMRecognizer(nn.Module):
             nn.init.eye_(self.input_map.weight)
             nn.init.zeros_(self.input_map.bias)
         self._late = None if self.inputs.layer is None else LateEntry(llm, self.inputs.layer)
-
-    def _ask(self, wording: Wording) -> None:
-        self.wording, self.class_names, self.trie = wording, wording.class_names, wording.trie
-        self.answers = wording.answers.to(self.answers.device, copy=True)
-
-    def rename(self, class_names: Sequence[str]) -> None:
-        """Answer with these names from now on, whether the model was tuned on them or not.
-
-        Raises:
-            ValueError: no name, two alike, or one that the text tokenizer does not give back.
-        """
-        if not class_names:
-            raise ValueError("no class name to answer with; expected at least one")
-        self._ask(Wording(self.wording.text, class_names, self.wording.prompt))
 
     def _embedding(self) -> Any:
         return self.llm.get_input_embeddings()  # type: ignore[operator]

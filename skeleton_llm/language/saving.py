@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -126,34 +126,45 @@ def _base(folder: Path | str, config: dict[str, Any], name: str | None) -> Langu
     return spec
 
 
-def load_network(folder: Path | str, llm: str | None = None) -> LLMRecognizer:
+def load_network(
+    folder: Path | str, llm: str | None = None, *, class_names: Sequence[str] | None = None, sentence: int = 0
+) -> LLMRecognizer:
     """Read a folder that ``save_network`` or ``merge_network`` wrote.
 
     Args:
         folder: it.
         llm: where its language model lies now, if elsewhere.
+        class_names: answer with these, whether it was tuned on them or not; None for its own.
+        sentence: tokens of the longest action sentence that it shall read.
 
     Raises:
         FileNotFoundError: a file or the language model is missing.
-        ValueError: the language model is not the one that was tuned, or the folder is damaged.
+        ValueError: the language model is not the one that was tuned, cannot spell or tell apart the names or has no
+            room for the prompt (all told before it is loaded), or the folder is damaged.
     """
     config = read_config(folder)
     quantization = "none" if config["merged"] else Tuning(**config["tuning"]).quantization
-    return _load(Path(folder), config, llm, quantization)
-
-
-def _load(folder: Path, config: dict[str, Any], llm: str | None, quantization: Quantization) -> LLMRecognizer:
     spec = _base(folder, config, llm)
     with _whole(folder):
-        tuning, inputs, prompt = Tuning(**config["tuning"]), Inputs(**config["inputs"]), Prompt(**config["prompt"])
-        base, text = spec.load(quantization), spec.tokenizer()
+        text, prompt = spec.tokenizer(), Prompt(**config["prompt"])
+    wording = Wording(text, config["class_names"] if class_names is None else class_names, prompt)
+    wording.check_room(sentence, spec.context)
+    return _load(Path(folder), config, spec, quantization, wording)
+
+
+def _load(
+    folder: Path, config: dict[str, Any], spec: LanguageModel, quantization: Quantization, wording: Wording
+) -> LLMRecognizer:
+    with _whole(folder):
+        tuning, inputs, base = Tuning(**config["tuning"]), Inputs(**config["inputs"]), spec.load(quantization)
         if config["merged"]:
             first = config["first_action"]
             actions = range(first, first + config["num_actions"])
         else:
-            actions = add_action_words(base, text, config["num_actions"]) if config["num_actions"] else range(0)
+            new = config["num_actions"]
+            actions = add_action_words(base, wording.text, new) if new else range(0)
             base = _with_learned(base, folder, tuning)
-        network = LLMRecognizer(base, Wording(text, config["class_names"], prompt), inputs, actions=actions)
+        network = LLMRecognizer(base, wording, inputs, actions=actions)
         network.word_norm.fill_(config["word_norm"])
         network.temperature.fill_(config["temperature"])
         if network.input_map is not None:
@@ -189,7 +200,10 @@ def merge_network(folder: Path | str, llm: str | None = None) -> None:
     folder, config = Path(folder), read_config(folder)
     if config["merged"]:
         raise ValueError(f"{folder}: is merged already; export it without --merge")
-    network = _load(folder, config, llm, "none")
+    spec = _base(folder, config, llm)
+    with _whole(folder):
+        wording = Wording(spec.tokenizer(), config["class_names"], Prompt(**config["prompt"]))
+    network = _load(folder, config, spec, "none", wording)
     whole: Any = network.llm
     if isinstance(whole, PeftModel):
         whole = whole.merge_and_unload()
