@@ -85,6 +85,7 @@ def test_a_saved_recogniser_of_any_mode_scores_as_before(mode, given, tmp_path):
             parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     save_network(network, tmp_path, LanguageModel(attention="eager"), tuning, Prompt())
     again = load_network(tmp_path)
+    again.share_prefix = network.share_prefix  # LLM.int8 rounds a row by what else its batch holds
     torch.testing.assert_close(
         again.score(*given[:2]).log_likelihoods, network.score(*given[:2]).log_likelihoods, rtol=1e-4, atol=1e-4
     )
