@@ -179,7 +179,7 @@ class LLMRecognizer(nn.Module):
 
     def _prefix(self, prompt: Tensor, listed: Listed) -> tuple[Cache | None, int]:
         """The cache of what every prompt begins with, a single row, and how long that is."""
-        checkpointing = getattr(self.llm, "is_gradient_checkpointing", False) and self.training
+        checkpointing = getattr(self.llm, "is_activation_checkpointing", False) and self.training
         size, same = self._before(listed)
         if not self.share_prefix or checkpointing or not same or size == 0:
             return None, 0

@@ -78,9 +78,7 @@ class Tuning:
             model.float().requires_grad_()
         tuned = get_peft_model(model, self._adapters(model, actions)) if self.adapts else model
         if self.gradient_checkpointing:
-            # the second is the first's name before transformers 5.23
-            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         return tuned
 
     def _adapters(self, model: PreTrainedModel, actions: range) -> LoraConfig:

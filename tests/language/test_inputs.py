@@ -128,6 +128,17 @@ def test_a_shared_prefix_changes_neither_loss_nor_gradients(vectors, tokens, for
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
+def test_late_latents_enter_again_where_layers_are_computed_again(vectors, tokens):
+    there, labels, gradients = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([2, 1, 0]), []
+    for checkpointing in (False, True):
+        tuning = Tuning(r=4, dropout=0.0, gradient_checkpointing=checkpointing)
+        network = build(Inputs("latents", map=True, layer=2), tuning=tuning, share_prefix=False).train()
+        network.loss(vectors[tokens], there, labels).backward()
+        gradients.append({name: p.grad for name, p in network.named_parameters() if p.grad is not None})
+    assert any("layers.2.self_attn.q_proj.lora_B" in name for name in gradients[0])
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
 def test_each_prompt_may_list_its_own_names(vectors, tokens):
     there, labels = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([2, 1, 0])
     network = build(Inputs("codes"), prompt=Prompt(UNSEEN, choices=2))
