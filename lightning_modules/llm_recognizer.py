@@ -21,6 +21,7 @@ from skeleton_llm.language import (
     Wording,
     add_action_words,
 )
+from skeleton_llm.language.inputs import decoder_layer
 from skeleton_llm.language.scoring import ties
 from skeleton_llm.language.wording import IGNORED
 from skeleton_llm.metrics import MeanClassAccuracy, NameAnswers
@@ -104,9 +105,15 @@ class LitLLMRecognizer(L.LightningModule):
                 f" {'data.init_args.unseen holds classes out' if self.unseen else 'preprocess.mirrored is on'}"
             )
         if self.tuning.mode == "frozen" and not self.inputs.map:
+            codes = "" if self.inputs.form != "vocabulary" else "inputs.form to codes and model.init_args."
             raise ValueError(
-                "tuning.mode frozen without a map leaves nothing to learn; set model.init_args.inputs.map to true"
+                "tuning.mode frozen without a map leaves nothing to learn;"
+                f" set model.init_args.{codes}inputs.map to true"
             )
+        outline = self.llm.outline()
+        self.tuning.check_targets(outline)
+        if self.inputs.layer is not None:
+            decoder_layer(outline, self.inputs.layer)
         self.wording = Wording(self.llm.tokenizer(), class_names, self.prompt)
         # the test lists all classes in question, and so does every evaluation of a run that holds none out
         lists = [self.unseen, self.wording.longest_list(self.seen)] if self.seen else [None]

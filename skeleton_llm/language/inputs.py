@@ -79,6 +79,18 @@ def decoder_layers(llm: nn.Module) -> nn.ModuleList:
     return max(lists, key=len)
 
 
+def decoder_layer(llm: nn.Module, layer: int) -> nn.Module:
+    """The one of ``inputs.layer``.
+
+    Raises:
+        ValueError: the language model has no such layer.
+    """
+    layers = decoder_layers(llm)
+    if not 0 <= layer < len(layers):
+        raise ValueError(f"inputs.layer must lie in 0 to {len(layers) - 1} for this language model, got {layer}")
+    return layers[layer]
+
+
 class LateEntry:
     """Adds latents to what enters one decoder layer, in the pass that reads the prompt (not where answers follow).
 
@@ -88,12 +100,10 @@ class LateEntry:
 
     def __init__(self, llm: nn.Module, layer: int) -> None:
         """Hook into the layer."""
-        layers = decoder_layers(llm)
-        if not 0 <= layer < len(layers):
-            raise ValueError(f"inputs.layer must lie in 0 to {len(layers) - 1} for this language model, got {layer}")
+        entered = decoder_layer(llm, layer)
         self.layer, self.row, self.before = layer, 0, 0
         self.added: Tensor | None = None
-        layers[layer].register_forward_pre_hook(self._add, with_kwargs=True)
+        entered.register_forward_pre_hook(self._add, with_kwargs=True)
 
     @contextmanager
     def reading(self, added: Float[Tensor, "B P D"], before: int = 0) -> Iterator[None]:

@@ -160,6 +160,11 @@ class LanguageModel:
             )
         return model.requires_grad_(requires_grad=False)
 
+    def outline(self) -> PreTrainedModel:
+        """The model by its configuration alone: layers with names and shapes, no weights, in a fraction of a second."""
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(self.config())
+
     def fingerprint(self) -> str:
         """SHA-256 of the word embeddings and the architecture: what codes are aligned with.
 

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from skeleton_llm.language.loading import Quantization
 
 Mode = Literal["lora", "qlora", "int8", "full", "frozen"]
+_EVERY = "all-linear"
 _FUSED = ("c_attn", "qkv_proj", "query_key_value")  # q, k and v in one layer: GPT-2, Phi-3, GPT-NeoX
 
 
@@ -81,26 +82,36 @@ class Tuning:
             model.activation_checkpointing_enable({"use_reentrant": False})
         return tuned
 
-    def _adapters(self, model: PreTrainedModel, actions: range) -> LoraConfig:
-        layers = {name.rsplit(".", 1)[-1]: layer for name, layer in model.named_modules() if not list(layer.children())}
-        every = "all-linear" in self.targets
-        missing = [target for target in self.targets if not every and target not in layers]
-        if missing:
+    def check_targets(self, model: PreTrainedModel) -> None:
+        """Refuse targets that ``model`` has not; its weights are not looked at (``LanguageModel.outline``).
+
+        Raises:
+            ValueError: no linear layer has a target's name.
+        """
+        layers = {
+            name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear | Conv1D)
+        }
+        missing = [target for target in self.targets if target not in layers]
+        if self.adapts and _EVERY not in self.targets and missing:
             fused = [name for name in _FUSED if name in layers]
             known = f"its q, k and v are one layer, {fused[0]}" if fused else f"it has {', '.join(sorted(layers))}"
             raise ValueError(
-                f"tuning.targets {missing} name no layer of {type(model).__name__}: {known}; name these, or all-linear"
+                f"tuning.targets {missing} name no layer of {type(model).__name__} that takes an adapter: {known};"
+                f" name these, or {_EVERY}"
             )
-        words = next(name for name, layer in layers.items() if layer is model.get_input_embeddings())
+
+    def _adapters(self, model: PreTrainedModel, actions: range) -> LoraConfig:
+        self.check_targets(model)
+        words = next(name for name, part in model.named_modules() if part is model.get_input_embeddings())
         return LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
-            target_modules="all-linear" if every else self.targets,
+            target_modules=_EVERY if _EVERY in self.targets else self.targets,
             use_rslora=self.rslora,
             use_dora=self.dora,
             fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in model.modules()),
-            trainable_token_indices={words: list(actions)} if actions else None,
+            trainable_token_indices={words.rsplit(".", 1)[-1]: list(actions)} if actions else None,
             bias="none",
             task_type="CAUSAL_LM",
         )

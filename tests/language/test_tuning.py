@@ -130,7 +130,8 @@ def test_targets_are_named_by_the_end_of_a_layers_name_and_gpt2s_one_layer_is_to
 
     gpt2 = LanguageModel(str(write(tmp_path / "gpt2", "gpt2")))
     with pytest.raises(
-        ValueError, match=r"\['q_proj', 'v_proj'\] name no layer of GPT2LMHeadModel: .*one layer, c_attn"
+        ValueError,
+        match=r"\['q_proj', 'v_proj'\] name no layer of GPT2LMHeadModel .*: .*one layer, c_attn",
     ):
         Tuning().apply(gpt2.load())
     assert adapted(gpt2.load(), "c_attn") == {"c_attn"}
@@ -138,8 +139,10 @@ def test_targets_are_named_by_the_end_of_a_layers_name_and_gpt2s_one_layer_is_to
     llama = LanguageModel()
     assert adapted(llama.load(), "q_proj", "v_proj") == {"q_proj", "v_proj"}
     assert len(adapted(llama.load(), "all-linear")) == 7
-    with pytest.raises(ValueError, match=r"\['query'\] name no layer of LlamaForCausalLM: it has .*q_proj"):
+    with pytest.raises(ValueError, match=r"\['query'\] name no layer of LlamaForCausalLM .*: it has .*q_proj"):
         Tuning(targets=["query"]).apply(llama.load())
+    with pytest.raises(ValueError, match=r"\['norm'\] name no layer"):
+        Tuning(targets=["norm"]).apply(llama.load())
 
 
 def test_a_base_in_other_bits_than_the_mode_is_refused():

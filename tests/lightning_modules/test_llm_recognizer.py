@@ -2,12 +2,14 @@ import json
 import os
 import shutil
 import signal
+from time import process_time
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from datamodules import SkeletonDataModule
@@ -15,7 +17,8 @@ from lightning_modules import LitLLMRecognizer
 from skeleton_llm import ActionTokenizer, Recognizer
 from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
-from skeleton_llm.language import Answers, LanguageModel, Prompt, Tuning
+from skeleton_llm.language import Answers, Inputs, LanguageModel, Prompt, Tuning
+from skeleton_llm.language.inputs import decoder_layer
 from skeleton_llm.language.prompts import UNSEEN
 from skeleton_llm.skeletons import find_layout
 from skeleton_llm.skeletons.transforms import mirror
@@ -215,13 +218,43 @@ def test_a_tokenizer_of_another_width_or_layout_is_refused_before_the_model_is_l
         ({"prompt": Prompt("What is [tokens]")}, r"prompt.text must go on behind \[tokens\]"),
         ({"class_names": ["sit", "wave", "sit"]}, r"'sit' \(class 0\) and 'sit' \(class 2\) have the same tokens"),
         ({"class_names": [f"lift box number {i}" for i in range(400)], "prompt": Prompt(UNSEEN)}, "more than the 1024"),
+        (
+            {"tuning": Tuning(targets=["c_attn"])},
+            r"tuning.targets \['c_attn'\] name no layer of LlamaForCausalLM that takes an adapter: it has",
+        ),
+        ({"inputs": Inputs("latents", layer=4)}, "inputs.layer must lie in 0 to 3 for this language model, got 4"),
+        ({"tuning": Tuning(mode="frozen"), "inputs": Inputs()}, "set model.init_args.inputs.map to true"),
+        (
+            {"tuning": Tuning(mode="frozen"), "inputs": Inputs("vocabulary")},
+            "set model.init_args.inputs.form to codes and model.init_args.inputs.map to true",
+        ),
     ],
-    ids=["prompt's end", "twins", "room"],
+    ids=["prompt's end", "twins", "room", "targets", "layer", "frozen codes", "frozen words"],
 )
 def test_what_cannot_work_is_refused_before_the_model_is_loaded(tokenizer, monkeypatch, given, said):
     monkeypatch.setattr(LanguageModel, "load", lambda *_: pytest.fail("the model was loaded"))
     with pytest.raises(ValueError, match=said):
         LitLLMRecognizer(str(tokenizer), **{"class_names": ["sit", "wave"], "layout": "ntu25"} | given)
+
+
+def test_what_a_refusal_of_frozen_new_words_advises_works(tokenizer):
+    LitLLMRecognizer(
+        str(tokenizer), ["a", "b"], "ntu25", tuning=Tuning(mode="frozen"), inputs=Inputs("codes", map=True)
+    )
+
+
+def test_the_outline_of_a_13b_model_takes_a_moment_and_has_its_layers(tmp_path):
+    sizes = {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40}
+    AutoConfig.for_model("llama", vocab_size=32000, **sizes).save_pretrained(tmp_path)
+    state, begin = torch.get_rng_state(), process_time()
+    outline = LanguageModel(str(tmp_path)).outline()
+    assert process_time() - begin < 3
+    assert state.equal(torch.get_rng_state())
+    assert sum(parameter.numel() for parameter in outline.parameters()) > 13e9
+    Tuning().check_targets(outline)
+    decoder_layer(outline, 39)
+    with pytest.raises(ValueError, match="0 to 39"):
+        decoder_layer(outline, 40)
 
 
 def test_a_run_needs_room_only_for_the_lists_that_it_shows(tokenizer, monkeypatch):
