@@ -32,6 +32,9 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.add_argument(
             f"--{stage}", action="append", default=[], metavar="YAML", help=f"a config of {stage} alone"
         )
+    parser.add_argument(
+        "--allow-unaligned", action="store_true", help="of stage 2: codes of another LLM's words will do"
+    )
     return parser.parse_known_args(argv)
 
 
@@ -48,7 +51,8 @@ def unseen(argv: Sequence[str]) -> int:
     for draw in arguments.draws:
         for stage, more in (("stage1", arguments.stage1), ("stage2", arguments.stage2)):
             run = folder / f"draw{draw}" / stage
-            failed = fit(_run_arguments(run, stage, more, both, draw))
+            own = ["--allow-unaligned"] if arguments.allow_unaligned and stage == "stage2" else []
+            failed = fit(_run_arguments(run, stage, more, [*both, *own], draw))
             if failed:
                 print(f"{run} ended with exit code {failed}; the same command goes on from there", file=sys.stderr)
                 return failed

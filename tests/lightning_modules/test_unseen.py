@@ -149,6 +149,15 @@ def test_a_run_that_fails_ends_the_command_with_its_name_and_exit_code(tmp_path,
     assert "±" not in table({0: {"test/top1": 0.5, "unseen": ["a", "b"]}})
 
 
+def test_an_unaligned_tokenizer_is_allowed_to_stage_2_alone(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(skeleton_llm.cli.unseen, "fit", lambda arguments: asked.append(arguments) or len(asked) == 2)
+    given = ["--folder", str(tmp_path), "--draws", "0", "--allow-unaligned", "--data.init_args.batch_size", "3"]
+    assert main(["unseen", *given]) == 1
+    assert [arguments.count("--allow-unaligned") for arguments in asked] == [0, 1]
+    assert all("--data.init_args.batch_size" in arguments for arguments in asked)
+
+
 def log_likelihood(llm: LanguageModel, model: torch.nn.Module, code: torch.Tensor, prompt: str, name: str) -> float:
     """Log p(name, end), by teacher forcing of Hugging Face's model on text written by hand."""
     text, words = llm.tokenizer(), model.get_input_embeddings()
