@@ -180,7 +180,10 @@ def _with_learned(base: Any, folder: Path, tuning: Tuning) -> Any:
             raise FileNotFoundError(f"{weights} is missing; export the recogniser again from stage 2")
         return PeftModel.from_pretrained(base, str(folder / "adapter"))
     if tuning.mode == "full":
-        base.float().load_state_dict(load_file(folder / "llm.safetensors"), strict=False)
+        learned, wanted = load_file(folder / "llm.safetensors"), {name for name, _ in base.named_parameters()}
+        if lacking := sorted(wanted - learned.keys()):  # weights that are tied are there once, and wanted once
+            raise ValueError(f"llm.safetensors lacks {lacking[0]} and {len(lacking) - 1} more")
+        base.float().load_state_dict(learned, strict=False)
     return base
 
 

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -123,6 +125,10 @@ def test_damaged_folders_are_named(tmp_path):
         with pytest.raises(ValueError, match="a damaged recogniser"):
             load_network(tmp_path)
         (tmp_path / name).write_bytes(whole)
+    config = json.loads(whole)
+    (tmp_path / "llm.json").write_text(json.dumps({key: config[key] for key in config if key != "llm_weights"}))
+    with pytest.raises(ValueError, match=r"a damaged recogniser \('llm_weights'\)"):
+        load_network(tmp_path)
 
 
 def test_lora_trains_q_and_v_and_nothing_else_of_the_model():

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -148,6 +149,21 @@ def test_what_was_merged_from_an_adapter_is_no_base_for_it(tmp_path, monkeypatch
     for take in (load_network, move_base):
         with pytest.raises(ValueError, match=r"was tuned on another language model than .*merged/llm; name the right"):
             take(folder, merged)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_full_weights_that_lack_some_are_refused_and_tied_ones_lack_none(tmp_path, tied):
+    folder, _, network = write(tmp_path, tuning=Tuning(mode="full"), tied=tied)
+    file = folder / "llm.safetensors"
+    weights = load_file(file)
+    assert ("lm_head.weight" in weights) != tied
+    torch.testing.assert_close(scores(load_network(folder)), scores(network))
+    for name in ("model.layers.1.mlp.up_proj.weight", "model.norm.weight"):
+        del weights[name]
+    save_file(weights, file)
+    lacks = r"llm.safetensors lacks model.layers.1.mlp.up_proj.weight and 1 more\); export it again"
+    with pytest.raises(ValueError, match=lacks):
+        load_network(folder)
 
 
 def test_a_missing_adapter_and_a_run_in_the_place_of_its_folder(tmp_path):
