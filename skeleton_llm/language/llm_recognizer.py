@@ -9,9 +9,10 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Cache
+from transformers import Cache, GenerationConfig
 
 from skeleton_llm.language.inputs import Inputs, LateEntry, root_mean_square_norm
 from skeleton_llm.language.scoring import Best
@@ -256,7 +257,7 @@ class LLMRecognizer(nn.Module):
         if len(mask) == 0:
             return []
         prompt, there = self.prompt(sentences, mask, listed)
-        with self._entering(sentences, there, listed):
+        with self._entering(sentences, there, listed), _plain_generation(self.llm):
             out = self.llm.generate(  # type: ignore[operator]
                 inputs_embeds=prompt,
                 attention_mask=there.long(),
@@ -266,3 +267,14 @@ class LLMRecognizer(nn.Module):
                 pad_token_id=self.wording.text.pad_token_id,
             )
         return [said.strip() for said in self.wording.text.batch_decode(out, skip_special_tokens=True)]
+
+
+@contextmanager
+def _plain_generation(llm: Any) -> Iterator[None]:
+    """Within it, the penalties, samples and forced words of the model's own ``generation_config`` do not count."""
+    owner = llm.get_base_model() if isinstance(llm, PeftModel) else llm
+    own, owner.generation_config = owner.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        owner.generation_config = own

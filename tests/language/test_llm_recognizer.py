@@ -2,7 +2,9 @@ import json
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
+import tiny_llms
 from skeleton_llm.language import (
     Inputs,
     LanguageModel,
@@ -152,6 +154,31 @@ def test_learning_a_few_clips_by_heart_also_frees_the_greedy_answer(codes):
     network.eval()
     assert network.score(codes, all_of(codes)).log_likelihoods.argmax(-1).equal(labels)
     assert network.generate(codes, all_of(codes)) == NAMES
+
+
+@pytest.mark.parametrize("tuning", [Tuning(r=4), Tuning(mode="full")], ids=lambda t: t.mode)
+def test_free_answers_are_greedy_whatever_the_model_comes_with(codes, tmp_path, tuning):
+    folder = tiny_llms.write(tmp_path, "llama")
+    own = {"repetition_penalty": 1.3, "do_sample": True, "temperature": 5.0, "top_k": 3, "suppress_tokens": [7, 11]}
+    own |= {"min_new_tokens": 9, "no_repeat_ngram_size": 2, "eos_token_id": [5, 6]}
+    GenerationConfig(**own).save_pretrained(folder)
+    llm = LanguageModel(str(folder))
+    torch.manual_seed(0)
+    network = LLMRecognizer(tuning.apply(llm.load()), Wording(llm.tokenizer(), NAMES, Prompt())).eval()
+    with torch.no_grad():
+        network._embedding().weight.mul_(6)  # decided answers, which often say a word twice
+    prompt, there = network.prompt(codes[..., :32], all_of(codes))
+    truth = []
+    for row in prompt:
+        given, said = row[None], []
+        while len(said) < network.wording.longest_answer and network.wording.end not in said:
+            said.append(int(network.llm(inputs_embeds=given).logits[0, -1].argmax()))
+            given = torch.cat([given, network._embedding()(torch.tensor([said[-1:]]))], dim=1)
+        truth.append(said)
+    assert any(len(set(said)) < len(said) for said in truth)  # a penalty would tell
+    decoded = network.wording.text.batch_decode(truth, skip_special_tokens=True)
+    assert network.generate(codes[..., :32], there[:, : codes.shape[1]]) == [said.strip() for said in decoded]
+    assert {key: getattr(network.llm.generation_config, key) for key in own} == own  # and is exported with it
 
 
 def test_names_that_a_tokenizer_does_not_give_back_are_refused():
