@@ -36,6 +36,19 @@ def test_projection_agrees_with_geoopt_and_keeps_what_is_inside(c):
     assert (project(points, c).norm(dim=-1) * c**0.5).max().item() == pytest.approx(0.999, abs=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_and_returned_in_single(dtype):
+    tangents = torch.cat([vectors(5, 8, 5.7, 0), vectors(5, 8, 1e-4, 1), torch.zeros(1, 8).double()]).to(dtype)
+    points = expmap0(tangents / 4).to(dtype)
+    for function, half in ((expmap0, tangents), (logmap0, points), (project, 2 * points)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = function(half)
+        assert found.dtype == torch.float32
+        assert found.equal(function(half.float()))
+    assert dist(points, points.flip(0)).equal(dist(points.float(), points.flip(0).float()))
+    assert expmap0(tangents)[:5].norm(dim=-1).max() < 1
+
+
 def exact_dist(z, e, c: float) -> float:
     """60 digits, by the textbook's formula on ball points."""
     with mpmath.workdps(60):
