@@ -75,7 +75,8 @@ def pairwise_dist(z: Float[Tensor, "M D"], e: Float[Tensor, "N D"], c: float = 1
 def nearest(latents: Float[Tensor, "*B D"], tokens: Float[Tensor, "N D"], c: float = 1.0) -> Int[Tensor, "*B"]:
     """Index of the nearest token for each latent; both are tangent vectors at 0.
 
-    argmin_k d = argmax_k (tanh(2r) u . sinh(2s_k) v_k - cosh(2s_k)): one matrix product and a bias.
+    argmin_k d = argmax_k (tanh(2r) u . sinh(2s_k) v_k - 2 sinh^2(s_k)): one matrix product and a bias. The textbook's
+    cosh(2s) is this plus 1, which takes short tokens their digits.
     """
     with torch.autocast(latents.device.type, enabled=False), torch.no_grad():
         z, e = _at_least_float32(latents).flatten(0, -2), _at_least_float32(tokens)
@@ -83,7 +84,7 @@ def nearest(latents: Float[Tensor, "*B D"], tokens: Float[Tensor, "N D"], c: flo
         s, v = _polar(e, c)
         pull = (2 * r).tanh() / r.clamp_min(_TINY) * c**0.5
         along = z @ ((2 * s).sinh()[:, None] * v).mT  # the only work that grows with D
-        return (along.mul_(pull[:, None]) - (2 * s).cosh()).argmax(-1).view(latents.shape[:-1])
+        return (along.mul_(pull[:, None]) - 2 * s.sinh().square()).argmax(-1).view(latents.shape[:-1])
 
 
 class _PairwiseDist(torch.autograd.Function):
