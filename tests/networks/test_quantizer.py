@@ -76,11 +76,31 @@ def test_initialisation_finds_separate_clusters_and_is_the_same_everywhere():
     )  # k-means from samples loses some clusters, random tokens nearly all
 
 
-def test_everything_stays_float32_under_autocast():
-    quantizer = sharp()
+@pytest.mark.parametrize("geometry", ["hyperbolic", "euclidean"])
+def test_autocast_changes_nothing(geometry):
+    features = torch.randn(40, 25, 16)
+    found = []
+    for lowered in (False, True):
+        quantizer = sharp(geometry=geometry, noise=False)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lowered):
+            latents = quantizer.normalise(features)
+            quantizer.initialise(latents.flatten(0, 1))
+            distances = quantizer.distances(latents[0], quantizer.codebook())
+            found.append([quantizer.direction, distances, quantizer.search(latents), *quantizer(features)])
+    for plain, other in zip(*found, strict=True):
+        assert other.dtype == plain.dtype
+        assert other.equal(plain)
+
+
+@pytest.mark.parametrize("geometry", ["hyperbolic", "euclidean"])
+def test_features_of_half_precision_are_quantised_in_single(geometry):
+    quantizer, half = sharp(geometry=geometry, noise=False), torch.randn(4, 25, 16).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = quantizer(torch.randn(2, 3, 16).bfloat16())
-    assert {out.latents.dtype, out.tokens.dtype, out.counts.dtype} == {torch.float32}
+        out = quantizer(half)
+    for plain, lowered in zip(quantizer(half.float()), out, strict=True):
+        assert lowered.dtype == plain.dtype
+        assert lowered.equal(plain)
+    assert quantizer.search(half).equal(quantizer.search(half.float()))
 
 
 def test_bad_bounds_are_refused():
