@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from skeleton_llm.geometry import logmap0, project
 from skeleton_llm.losses import zipf_target
 from skeleton_llm.metrics import (
     CodebookUsage,
@@ -20,6 +21,7 @@ from skeleton_llm.metrics import (
     normalise_name,
     usage_report,
 )
+from skeleton_llm.networks import Quantizer
 
 
 def test_usage_of_uniform_single_and_zipf_tokens():
@@ -139,8 +141,21 @@ def test_latent_norms_are_those_of_a_histogram(rng):
     report = metric.compute()
     assert report.number == len(norms) == sum(report.counts)
     assert (report.total, report.squares) == (pytest.approx(norms.sum()), pytest.approx((norms**2).sum()))
-    assert report.saturation == pytest.approx((np.tanh(2 * norms) > 0.999).mean())
+    assert report.saturation == pytest.approx((np.tanh(2 * norms) > 0.998).mean())
     np.testing.assert_array_equal(report.counts[1:], np.histogram(norms, report.limits)[0])
+
+
+@pytest.mark.parametrize("curvature", [0.5, 1.0, 2.0])
+def test_latents_clipped_to_the_balls_margin_are_saturated_and_normalised_ones_are_not(curvature):
+    features, mask = torch.randn(4, 6, 64) * 10, torch.ones(4, 6, dtype=torch.bool)
+    for latents, norm, share in (("clip", 3.8, 1.0), ("layer_norm", 1.0, 0.0), ("clip", 1.0, 0.0)):
+        metric = LatentNorms(curvature)
+        quantizer = Quantizer(8, 64, latents=latents, latent_norm=norm / curvature**0.5, curvature=curvature)
+        metric.update(quantizer.normalise(features), mask)
+        assert metric.compute().saturation == share
+    metric = LatentNorms(curvature)
+    metric.update(logmap0(project(features, curvature), curvature), mask)  # the paper's literal form
+    assert metric.compute().saturation == 1
 
 
 def test_latents_that_are_not_finite_count_as_saturated():
