@@ -42,6 +42,14 @@ def test_exponent_of_a_power_law_is_found(exponent):
     assert usage_report(counts).exponent == pytest.approx(exponent, rel=1e-6)
 
 
+@pytest.mark.parametrize(("codes", "shown"), [(512, 0.79), (1024, 0.82)])
+def test_the_target_itself_has_the_exponent_that_the_readme_tells(codes, shown):
+    rank = np.arange(1, codes + 1)
+    slope, _ = np.polyfit(np.log(rank), -np.log(rank + 2.7), 1, w=rank**-0.5)  # numpy squares its weights
+    assert -slope == pytest.approx(shown, abs=0.005)
+    assert usage_report(zipf_target(codes) * 1e9).exponent == pytest.approx(-slope, rel=1e-5)
+
+
 def test_usage_adds_up_over_batches():
     usage = CodebookUsage(8)
     indices = torch.randint(8, (5, 7))
