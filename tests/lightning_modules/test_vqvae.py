@@ -168,6 +168,12 @@ def test_a_run_logs_every_measure_and_exports_a_tokenizer(small_data, tmp_path):
     assert json.loads((folder / "results.json").read_text())["test/error_m"] > 0
 
 
+def test_the_continuous_ablation_never_quantises(small_data, tmp_path):
+    overlay = ["--config", str(ROOT / "configs/ablation/continuous.yaml"), "--trainer.max_steps", "3"]
+    assert main(stage1_arguments(small_data, tmp_path, *overlay)) == 0
+    assert not ActionTokenizer.from_pretrained(tmp_path / "tokenizer").vqvae.quantizer.ready
+
+
 def test_a_finished_run_says_so_and_a_changed_one_is_refused(small_data, tmp_path, capsys):
     folder = tmp_path / "stage1"
     assert main(stage1_arguments(small_data, folder)) == 0
