@@ -58,7 +58,8 @@ class LitVQVAE(L.LightningModule):
         mmd_rows: words drawn for each step's MMD; null takes all.
         mmd_coordinates: compare codes and words in ``tangent`` space or as points of the ``ball``.
         denoise: reconstruct the clip without its noise, rotation and scale instead of the augmented one.
-        quantize_after: steps in which the decoder sees latents, before the codebook is placed on them.
+        quantize_after: steps in which the decoder sees latents, before the codebook is placed on them; null never
+            places it, which leaves an autoencoder.
         initialisation: the codebook's first place: ``kmeans`` or a ``sample`` of latents, or ``random``.
         sample_clips: training clips that statistics and the codebook's first place come from.
         revive_every: steps after which tokens hardly used since are put onto latents; 0 never (it fights Zipf's tail).
@@ -84,7 +85,7 @@ class LitVQVAE(L.LightningModule):
         mmd_weight: float = 0.2,
         mmd_rows: int | None = None,
         mmd_coordinates: Literal["tangent", "ball"] = "tangent",
-        quantize_after: int = 0,
+        quantize_after: int | None = 0,
         initialisation: Literal["kmeans", "sample", "random"] = "kmeans",
         sample_clips: int = 1024,
         revive_every: int = 0,
@@ -137,6 +138,12 @@ class LitVQVAE(L.LightningModule):
         self.trainer.datamodule.clean = self.denoise
 
     def on_fit_start(self) -> None:
+        placed = self.vqvae.quantizer.ready or self.quantize_after is None
+        if not placed and 0 < self.trainer.max_steps <= self.quantize_after:
+            raise ValueError(
+                f"model.quantize_after is {self.quantize_after}, but the run ends at step {self.trainer.max_steps}"
+                " (trainer.max_steps) with a random codebook: make it smaller, or null for latents without a codebook"
+            )
         if not self.vqvae.features.fitted:
             for part in self._sample(self.sample_clips):
                 self.vqvae.features.fit(*self.vqvae.rows(*part))
@@ -163,7 +170,9 @@ class LitVQVAE(L.LightningModule):
                 torch.distributed.broadcast(tensor, 0)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self.global_step >= self.quantize_after and not self.vqvae.quantizer.ready:
+        if self.quantize_after is None or self.vqvae.quantizer.ready:
+            return
+        if self.global_step >= self.quantize_after:
             self._place_codebook()
 
     def _one_pass(

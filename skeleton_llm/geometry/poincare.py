@@ -5,8 +5,9 @@ a ball point: with tangent vectors z, e at 0, r = sqrt(c)|z|, s = sqrt(c)|e|, an
 
     sinh^2(sqrt(c) d / 2) = sinh^2(r - s) + sinh(2r) sinh(2s) |u - v|^2 / 4,
 
-whose terms are all positive, where ball points saturate (tanh(r) = 1 in float32 from r = 9). Everything is computed in
-at least float32 with autocast off.
+whose terms are all positive, where ball points saturate (tanh(r) = 1 in float32 from r = 9). Everything is computed
+and returned in at least float32, whatever the autocast: in float16 and bfloat16 ball points lie on the boundary from
+tangent norms of 4.5 and 3.5.
 
 B any leading dimensions, M latents, N tokens, D width.
 """
@@ -22,24 +23,28 @@ _TINY = 1e-15
 
 def expmap0(v: Float[Tensor, "*B D"], c: float = 1.0) -> Float[Tensor, "*B D"]:
     """Tangent vector at 0 to ball point, tanh(sqrt(c)|v|) v / (sqrt(c)|v|) (LLM-AR Eq. 8)."""
+    v = _at_least_float32(v)
     norm = v.norm(dim=-1, keepdim=True).clamp_min(_TINY) * c**0.5
     return norm.tanh() / norm * v
 
 
 def logmap0(y: Float[Tensor, "*B D"], c: float = 1.0) -> Float[Tensor, "*B D"]:
     """Ball point to tangent vector at 0, artanh(sqrt(c)|y|) y / (sqrt(c)|y|) (LLM-AR Eq. 10)."""
+    y = _at_least_float32(y)
     norm = y.norm(dim=-1, keepdim=True).clamp_min(_TINY) * c**0.5
     return norm.clamp_max(1 - torch.finfo(y.dtype).eps).atanh() / norm * y
 
 
 def project(x: Float[Tensor, "*B D"], c: float = 1.0, *, margin: float = 1e-3) -> Float[Tensor, "*B D"]:
     """Points beyond (1 - margin) / sqrt(c) from 0 are brought back to there; Khrulkov et al. 2020 use 1e-3."""
+    x = _at_least_float32(x)
     norm = x.norm(dim=-1, keepdim=True).clamp_min(_TINY)
     return x * ((1 - margin) / c**0.5 / norm).clamp_max(1)
 
 
 def dist(x: Float[Tensor, "*#B D"], y: Float[Tensor, "*#B D"], c: float = 1.0) -> Float[Tensor, "*B"]:
     """Distance of ball points, 2/sqrt(c) arsinh(sqrt(c) |x-y| / sqrt((1-c|x|^2)(1-c|y|^2))) (equal to LLM-AR Eq. 9)."""
+    x, y = _at_least_float32(x), _at_least_float32(y)
     gap = (x - y).norm(dim=-1) * c**0.5
     room = (1 - c * x.square().sum(-1)) * (1 - c * y.square().sum(-1))
     return 2 / c**0.5 * (gap / room.clamp_min(_TINY).sqrt()).asinh()
@@ -70,7 +75,8 @@ def pairwise_dist(z: Float[Tensor, "M D"], e: Float[Tensor, "N D"], c: float = 1
 def nearest(latents: Float[Tensor, "*B D"], tokens: Float[Tensor, "N D"], c: float = 1.0) -> Int[Tensor, "*B"]:
     """Index of the nearest token for each latent; both are tangent vectors at 0.
 
-    argmin_k d = argmax_k (tanh(2r) u . sinh(2s_k) v_k - cosh(2s_k)): one matrix product and a bias.
+    argmin_k d = argmax_k (tanh(2r) u . sinh(2s_k) v_k - 2 sinh^2(s_k)): one matrix product and a bias. The textbook's
+    cosh(2s) is this plus 1, which takes short tokens their digits.
     """
     with torch.autocast(latents.device.type, enabled=False), torch.no_grad():
         z, e = _at_least_float32(latents).flatten(0, -2), _at_least_float32(tokens)
@@ -78,7 +84,7 @@ def nearest(latents: Float[Tensor, "*B D"], tokens: Float[Tensor, "N D"], c: flo
         s, v = _polar(e, c)
         pull = (2 * r).tanh() / r.clamp_min(_TINY) * c**0.5
         along = z @ ((2 * s).sinh()[:, None] * v).mT  # the only work that grows with D
-        return (along.mul_(pull[:, None]) - (2 * s).cosh()).argmax(-1).view(latents.shape[:-1])
+        return (along.mul_(pull[:, None]) - 2 * s.sinh().square()).argmax(-1).view(latents.shape[:-1])
 
 
 class _PairwiseDist(torch.autograd.Function):

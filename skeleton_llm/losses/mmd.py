@@ -1,8 +1,8 @@
 """The codebook should lie among the language model's words: maximum mean discrepancy (LLM-AR Eq. 7; Gretton 2012).
 
 Codes U [N, D], words W [V, D]; kernel k(x, y) = mean_i exp(-|x - y|^2 / (2 b_i)) over fixed bandwidths b_i.
-MMD^2 = mean k(W, W) + mean k(U, U) - 2 mean k(U, W), biased (V-statistic). Values are accumulated in float64, blocks of
-words are read once: value and gradient come out of the same pass, whose memory does not grow with V.
+MMD^2 = mean k(W, W) + mean k(U, U) - 2 mean k(U, W), biased (V-statistic). Values are accumulated in float64. Both
+sides are read in blocks: value and gradient come out of the same pass, whose memory does not grow with V.
 """
 
 from collections.abc import Sequence
@@ -67,14 +67,16 @@ class _MeanKernel(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         learns = ctx.needs_input_grad[0]
         gradient = torch.zeros_like(x) if learns else x
-        own = x.square().sum(-1)[:, None]
-        for block in y.split(_BLOCK):
-            kernel, slope = _kernel(squared_distances(x, block, own), bandwidths, slope=learns)
-            total += kernel.sum(dtype=torch.float64)
-            if learns:
-                gradient += slope.sum(-1)[:, None] * x - slope @ block
+        for rows, pull in zip(x.split(_BLOCK), gradient.split(_BLOCK), strict=True):
+            own = rows.square().sum(-1)[:, None]
+            for block in y.split(_BLOCK):
+                kernel, slope = _kernel(squared_distances(rows, block, own), bandwidths, slope=learns)
+                total += kernel.sum(dtype=torch.float64)
+                if learns:
+                    pull.add_(slope.sum(-1)[:, None] * rows - slope @ block)
         pairs = len(x) * len(y)
-        ctx.save_for_backward(gradient * ((2 if y is x else 1) / pairs))
+        if learns:
+            ctx.save_for_backward(gradient.mul_((2 if y is x else 1) / pairs))
         return total / pairs
 
     @staticmethod

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-_SATURATED = 0.999  # of the ball's radius: in float32 the distance between ball points loses its digits from here on
+_SATURATED = 0.998  # of the ball's radius: within twice the margin, 0.001, to which ball points are projected back
 _NEVER = -1
 
 

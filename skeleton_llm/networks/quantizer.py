@@ -139,19 +139,22 @@ class Quantizer(nn.Module):
         return features * (self.latent_norm / norm).clamp_max(1)
 
     def distances(self, latents: Float[Tensor, "M D"], codebook: Float[Tensor, "N D"]) -> Float[Tensor, "M N"]:
-        """Distance of every latent to every token in the chosen geometry."""
+        """Distance of every latent to every token in the chosen geometry, in float32 whatever the autocast."""
         if self.geometry == "hyperbolic":
             return pairwise_dist(latents, codebook, self.curvature)
-        squared = latents.square().sum(-1)[:, None] + codebook.square().sum(-1) - 2 * latents @ codebook.mT
-        return squared.clamp_min(1e-12).sqrt()
+        with torch.autocast(latents.device.type, enabled=False):
+            latents, codebook = _at_least_float32(latents), _at_least_float32(codebook)
+            squared = latents.square().sum(-1)[:, None] + codebook.square().sum(-1) - 2 * latents @ codebook.mT
+            return squared.clamp_min(1e-12).sqrt()
 
     def search(self, latents: Float[Tensor, "*B D"]) -> Int[Tensor, "*B"]:
-        """Index of the nearest token."""
+        """Index of the nearest token, in float32 whatever the autocast."""
         codebook = self.codebook()
         if self.geometry == "hyperbolic":
             return nearest(latents, codebook, self.curvature)
-        score = latents.flatten(0, -2) @ codebook.mT - codebook.square().sum(-1) / 2
-        return score.argmax(-1).view(latents.shape[:-1])
+        with torch.autocast(latents.device.type, enabled=False):
+            score = _at_least_float32(latents).flatten(0, -2) @ codebook.mT - codebook.square().sum(-1) / 2
+            return score.argmax(-1).view(latents.shape[:-1])
 
     def forward(self, features: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"] | None = None) -> Quantized:
         """Quantise the encoder's output, in float32 whatever the autocast; masked latents do not count."""
@@ -228,7 +231,8 @@ class Quantizer(nn.Module):
             pick = torch.randperm(len(latents), generator=generator).to(latents.device)
             centres = F.normalize(latents[pick[torch.arange(self.num_codes) % len(latents)]], dim=-1)
             for _ in range(rounds if how == "kmeans" else 0):
-                index = (latents @ centres.mT).argmax(-1)
+                with torch.autocast(latents.device.type, enabled=False):
+                    index = (latents @ centres.mT).argmax(-1)
                 sums = torch.zeros_like(centres).index_add_(0, index, latents)
                 size = torch.bincount(index, minlength=self.num_codes)
                 spare = torch.randint(len(latents), (self.num_codes,), generator=generator).to(latents.device)

@@ -17,6 +17,7 @@ from small_runs import stage1_arguments, stage2_arguments
         (["--data.init_args.folder", "/nowhere"], "/nowhere/dataset.json is missing"),
         (["--data.init_args.batch_size", "0"], "batch_size must be at least 1"),
         (["--trainer.max_steps", "-1"], "trainer.max_steps must say how many steps"),
+        (["--trainer.max_steps", "2"], "model.quantize_after is 2, but the run ends at step 2"),
         (["--trainer.accelerator", "cuda"], "CUDAAccelerator"),
         (["--model.init_args.mmd_rows", "0"], "mmd_rows must be at least 1"),
         (["--model.init_args.llm.name", "no/such-model"], "'no/such-model' is no folder here"),
@@ -43,6 +44,7 @@ def test_a_missing_tokenizer_names_the_stage_that_makes_it(small_data, tmp_path,
 
 def test_bfloat16_on_a_cpu_without_it_is_told_with_the_mend(small_data, tmp_path, monkeypatch):
     monkeypatch.setattr("skeleton_llm.cli.fit._slow_bfloat16", lambda accelerator: accelerator == "cpu")
-    slow = stage1_arguments(small_data, tmp_path, "--trainer.precision", "bf16-mixed", "--trainer.max_steps", "1")
+    one_step = ["--trainer.max_steps", "1", "--model.init_args.quantize_after", "0"]
+    slow = stage1_arguments(small_data, tmp_path, "--trainer.precision", "bf16-mixed", *one_step)
     with pytest.warns(UserWarning, match=r"no bfloat16 arithmetic.*--trainer\.precision 32-true"):
         main(slow)

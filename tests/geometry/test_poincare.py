@@ -36,6 +36,19 @@ def test_projection_agrees_with_geoopt_and_keeps_what_is_inside(c):
     assert (project(points, c).norm(dim=-1) * c**0.5).max().item() == pytest.approx(0.999, abs=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_and_returned_in_single(dtype):
+    tangents = torch.cat([vectors(5, 8, 5.7, 0), vectors(5, 8, 1e-4, 1), torch.zeros(1, 8).double()]).to(dtype)
+    points = expmap0(tangents / 4).to(dtype)
+    for function, half in ((expmap0, tangents), (logmap0, points), (project, 2 * points)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = function(half)
+        assert found.dtype == torch.float32
+        assert found.equal(function(half.float()))
+    assert dist(points, points.flip(0)).equal(dist(points.float(), points.flip(0).float()))
+    assert expmap0(tangents)[:5].norm(dim=-1).max() < 1
+
+
 def exact_dist(z, e, c: float) -> float:
     """60 digits, by the textbook's formula on ball points."""
     with mpmath.workdps(60):
@@ -82,11 +95,21 @@ def test_nearest_token_equals_brute_force(r, s, seed, c):
     torch.testing.assert_close(found, brute.min(1).values, rtol=1e-5, atol=1e-5)  # float32 may swap equals
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.03, 0.5])
+def test_short_vectors_find_their_nearest_token_in_single_precision(spread):
+    z, e = vectors(3000, 128, 0.01, 0).float(), vectors(256, 128, 0.01, 1).float()
+    e = e * torch.linspace(1 - spread, 1 + spread, 256)[:, None]
+    brute = pairwise_dist(z.double(), e.double())
+    chosen = brute.gather(1, nearest(z, e)[:, None])[:, 0]
+    torch.testing.assert_close(chosen, brute.min(1).values, rtol=1e-6, atol=0)  # the same token, or a tie
+
+
 @pytest.mark.parametrize("norm", [1e-8, 1e-3, 1.0, 8.0])
 def test_gradients_are_finite_also_at_distance_0_and_at_ties(norm):
     z = vectors(4, 5, norm, 0).float().requires_grad_()
     e = torch.cat([z.detach(), z.detach()[:1], torch.zeros(1, 5)]).requires_grad_()
-    (pairwise_dist(z, e).sum() + tangent_dist(z, e[:4]).sum()).backward()
+    ball = dist(expmap0(z), expmap0(e[:4])).sum()
+    (pairwise_dist(z, e).sum() + tangent_dist(z, e[:4]).sum() + ball).backward()
     assert z.grad.isfinite().all()
     assert e.grad.isfinite().all()
 
@@ -98,3 +121,8 @@ def test_gradcheck(c):
     assert torch.autograd.gradcheck(lambda a, b: tangent_dist(a, b, c), (z[:2], e))
     assert torch.autograd.gradcheck(lambda a: expmap0(a, c), (z,))
     assert torch.autograd.gradcheck(lambda a: logmap0(expmap0(a, c), c), (z,))
+    inside, outside = (x / c**0.5 for x in (vectors(2, 4, 0.7, 7), vectors(2, 4, 1.5, 8)))
+    points = torch.cat([inside, outside]).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a: project(a, c), (points,))
+    x, y = inside.requires_grad_(), (0.3 * outside).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: dist(a, b, c), (x, y))

@@ -41,3 +41,21 @@ def test_its_gradient_is_finite_at_ties_and_unused_tokens():
     counts.requires_grad_()
     context_loss(counts).backward()
     assert counts.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_its_gradient_equals_that_of_the_naive_form(normalise):
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.rand(5, 8, generator=generator, dtype=torch.float64)  # no ties
+    counts[2] = 0
+    counts.requires_grad_()
+    pairs = torch.randperm(8, generator=generator).view(-1, 2)
+    total = 0.0
+    for row in (0, 1, 3, 4):
+        together = sum(min(counts[row, a], counts[row, b]) for a, b in pairs.tolist())
+        length = counts[row].sum().item()  # the number of tokens, whatever they are: a constant
+        total = total + (1 - 2 * together / length if normalise else -together) / 4
+    theirs = torch.autograd.grad(total, counts)[0]
+    ours = torch.autograd.grad(context_loss(counts, pairs, normalise=normalise), counts)[0]
+    torch.testing.assert_close(ours[[0, 1, 3, 4]], theirs[[0, 1, 3, 4]], rtol=1e-12, atol=1e-15)
+    assert ours[2].isfinite().all()

@@ -1,5 +1,8 @@
+import sys
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from skeleton_llm.losses import WordMMD, mmd, word_bandwidths
 
@@ -30,6 +33,39 @@ def test_value_and_gradient_equal_the_naive_form(rows):
     value.backward()
     assert value.item() == pytest.approx(truth.item(), rel=1e-5)
     assert ((single.grad - right.grad).norm() / right.grad.norm()).item() < 1e-5
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation returns."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        self.elements = max(self.elements, found.numel() if isinstance(found, torch.Tensor) else 0)
+        return found
+
+
+def test_memory_does_not_grow_with_the_words_and_blocks_change_nothing(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    words, codes = (torch.randn(rows, 4, generator=generator, dtype=torch.float64) for rows in (401, 70))
+    whole = codes.clone().requires_grad_()
+    WordMMD(words).double()(whole).backward()
+    monkeypatch.setattr(sys.modules[WordMMD.__module__], "_BLOCK", 32)
+    blocked = codes.clone().requires_grad_()
+    module = WordMMD(words).double()
+    with Largest() as largest:
+        module(blocked).backward()
+    assert largest.elements <= 401 * 4  # the table; all words against a block of 32 would be 8 times as much
+    torch.testing.assert_close(blocked.grad, whole.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_codes_that_are_words_keep_their_digits_in_single_precision():
+    words = torch.randn(1000, 16, generator=torch.Generator().manual_seed(0))
+    codes, widths = words[:980], word_bandwidths(words)
+    truth = naive(codes, words, widths).item()
+    assert truth < 2e-5  # the difference of means near 0.5, of which float32 would keep two or three digits
+    assert mmd(codes, words, widths).item() == pytest.approx(truth, rel=1e-5)
 
 
 def test_bandwidths_that_do_not_double_are_refused():

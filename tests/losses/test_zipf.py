@@ -37,3 +37,24 @@ def test_gradient_is_finite_at_unused_tokens_and_lifts_them():
     zipf_loss(counts, zipf_target(32)).backward()
     assert counts.grad.isfinite().all()
     assert (counts.grad[3:] < 0).all()
+
+
+def token_by_token(counts, target):
+    """Jensen-Shannon divergence (Eq. 4), the token of each rank looked up by hand; all tokens are used."""
+    total = 0.0
+    for token, aimed in zip(sorted(range(len(counts)), key=lambda k: -counts[k].item()), target, strict=True):
+        share = counts[token] / counts.sum()
+        middle = (share + aimed) / 2
+        total = total + (share * (share / middle).log() + aimed * (aimed / middle).log()) / 2
+    return total
+
+
+def test_value_and_gradient_equal_the_naive_form():
+    counts = 20 * torch.rand(24, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.1
+    counts.requires_grad_()
+    target = zipf_target(24, 1.2, 0.5).double()
+    ours, theirs = zipf_loss(counts, target), token_by_token(counts, target)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(value, counts)[0] for value in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-15)
+    assert torch.autograd.gradcheck(lambda usage: zipf_loss(usage, target), (counts,))

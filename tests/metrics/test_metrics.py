@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from skeleton_llm.geometry import logmap0, project
 from skeleton_llm.losses import zipf_target
 from skeleton_llm.metrics import (
     CodebookUsage,
@@ -20,6 +21,7 @@ from skeleton_llm.metrics import (
     normalise_name,
     usage_report,
 )
+from skeleton_llm.networks import Quantizer
 
 
 def test_usage_of_uniform_single_and_zipf_tokens():
@@ -38,6 +40,14 @@ def test_usage_of_uniform_single_and_zipf_tokens():
 def test_exponent_of_a_power_law_is_found(exponent):
     counts = torch.tensor(1e9 * np.arange(1, 201) ** -exponent)[torch.randperm(200)]
     assert usage_report(counts).exponent == pytest.approx(exponent, rel=1e-6)
+
+
+@pytest.mark.parametrize(("codes", "shown"), [(512, 0.79), (1024, 0.82)])
+def test_the_target_itself_has_the_exponent_that_the_readme_tells(codes, shown):
+    rank = np.arange(1, codes + 1)
+    slope, _ = np.polyfit(np.log(rank), -np.log(rank + 2.7), 1, w=rank**-0.5)  # numpy squares its weights
+    assert -slope == pytest.approx(shown, abs=0.005)
+    assert usage_report(zipf_target(codes) * 1e9).exponent == pytest.approx(-slope, rel=1e-5)
 
 
 def test_usage_adds_up_over_batches():
@@ -139,8 +149,21 @@ def test_latent_norms_are_those_of_a_histogram(rng):
     report = metric.compute()
     assert report.number == len(norms) == sum(report.counts)
     assert (report.total, report.squares) == (pytest.approx(norms.sum()), pytest.approx((norms**2).sum()))
-    assert report.saturation == pytest.approx((np.tanh(2 * norms) > 0.999).mean())
+    assert report.saturation == pytest.approx((np.tanh(2 * norms) > 0.998).mean())
     np.testing.assert_array_equal(report.counts[1:], np.histogram(norms, report.limits)[0])
+
+
+@pytest.mark.parametrize("curvature", [0.5, 1.0, 2.0])
+def test_latents_clipped_to_the_balls_margin_are_saturated_and_normalised_ones_are_not(curvature):
+    features, mask = torch.randn(4, 6, 64) * 10, torch.ones(4, 6, dtype=torch.bool)
+    for latents, norm, share in (("clip", 3.8, 1.0), ("layer_norm", 1.0, 0.0), ("clip", 1.0, 0.0)):
+        metric = LatentNorms(curvature)
+        quantizer = Quantizer(8, 64, latents=latents, latent_norm=norm / curvature**0.5, curvature=curvature)
+        metric.update(quantizer.normalise(features), mask)
+        assert metric.compute().saturation == share
+    metric = LatentNorms(curvature)
+    metric.update(logmap0(project(features, curvature), curvature), mask)  # the paper's literal form
+    assert metric.compute().saturation == 1
 
 
 def test_latents_that_are_not_finite_count_as_saturated():

@@ -10,23 +10,30 @@ def sharp(**options) -> Quantizer:
     return Quantizer(32, 16, **options)
 
 
-@pytest.mark.parametrize("geometry", ["hyperbolic", "euclidean"])
-def test_forward_and_search_agree_with_brute_force(geometry):
-    quantizer = sharp(geometry=geometry, noise=False)
-    features = torch.randn(5, 6, 16) * 30
+@pytest.mark.parametrize("token_norms", [(0.97, 1.03), (0.5, 1.5)])
+@pytest.mark.parametrize("curvature", [0.0, 0.3, 1.0, 2.5])  # 0 is flat
+def test_forward_and_search_agree_with_brute_force(curvature, token_norms):
+    geometry = {"geometry": "hyperbolic", "curvature": curvature} if curvature else {"geometry": "euclidean"}
+    quantizer = sharp(**geometry, token_norms=token_norms, noise=False)
+    quantizer.norm_logit.data.normal_(0, 2)
+    features = torch.randn(25, 6, 16) * 30
     out = quantizer(features)
     codebook = quantizer.codebook().double()
     latents = quantizer.normalise(features).double()
-    torch.testing.assert_close(latents.norm(dim=-1), torch.ones(5, 6, dtype=torch.float64), rtol=1e-4, atol=1e-4)
-    if geometry == "euclidean":
-        distance = torch.cdist(latents, codebook.expand(5, -1, -1))
+    torch.testing.assert_close(latents.norm(dim=-1), torch.ones(25, 6, dtype=torch.float64), rtol=1e-4, atol=1e-4)
+    if curvature == 0:
+        distance = torch.cdist(latents, codebook.expand(25, -1, -1))
     else:  # the ball's own formula on ball points
+        root = curvature**0.5
         ball = [
-            torch.tanh(x.norm(dim=-1, keepdim=True)) * x / x.norm(dim=-1, keepdim=True) for x in (latents, codebook)
+            torch.tanh(root * x.norm(dim=-1, keepdim=True)) * x / (root * x.norm(dim=-1, keepdim=True))
+            for x in (latents, codebook)
         ]
         gap = (ball[0][:, :, None] - ball[1]).square().sum(-1)
-        room = (1 - ball[0].square().sum(-1))[..., None] * (1 - ball[1].square().sum(-1))
-        distance = torch.acosh(1 + 2 * gap / room)
+        room = (1 - curvature * ball[0].square().sum(-1))[..., None] * (1 - curvature * ball[1].square().sum(-1))
+        distance = torch.acosh(1 + 2 * curvature * gap / room) / root
+    two = distance.topk(2, dim=-1, largest=False).values
+    torch.testing.assert_close(out.gap.double(), two[..., 1] - two[..., 0], rtol=1e-3, atol=1e-5)
     assert out.indices.equal(distance.argmin(-1))
     assert quantizer.search(quantizer.normalise(features)).equal(out.indices)
     torch.testing.assert_close(out.tokens, quantizer.codebook()[out.indices])
@@ -76,11 +83,31 @@ def test_initialisation_finds_separate_clusters_and_is_the_same_everywhere():
     )  # k-means from samples loses some clusters, random tokens nearly all
 
 
-def test_everything_stays_float32_under_autocast():
-    quantizer = sharp()
+@pytest.mark.parametrize("geometry", ["hyperbolic", "euclidean"])
+def test_autocast_changes_nothing(geometry):
+    features = torch.randn(40, 25, 16)
+    found = []
+    for lowered in (False, True):
+        quantizer = sharp(geometry=geometry, noise=False)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=lowered):
+            latents = quantizer.normalise(features)
+            quantizer.initialise(latents.flatten(0, 1))
+            distances = quantizer.distances(latents[0], quantizer.codebook())
+            found.append([quantizer.direction, distances, quantizer.search(latents), *quantizer(features)])
+    for plain, other in zip(*found, strict=True):
+        assert other.dtype == plain.dtype
+        assert other.equal(plain)
+
+
+@pytest.mark.parametrize("geometry", ["hyperbolic", "euclidean"])
+def test_features_of_half_precision_are_quantised_in_single(geometry):
+    quantizer, half = sharp(geometry=geometry, noise=False), torch.randn(4, 25, 16).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = quantizer(torch.randn(2, 3, 16).bfloat16())
-    assert {out.latents.dtype, out.tokens.dtype, out.counts.dtype} == {torch.float32}
+        out = quantizer(half)
+    for plain, lowered in zip(quantizer(half.float()), out, strict=True):
+        assert lowered.dtype == plain.dtype
+        assert lowered.equal(plain)
+    assert quantizer.search(half).equal(quantizer.search(half.float()))
 
 
 def test_bad_bounds_are_refused():
