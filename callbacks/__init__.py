@@ -4,6 +4,7 @@ from callbacks.atomic_io import AtomicCheckpointIO
 from callbacks.code_meaning import CodeMeaning
 from callbacks.codebook_map import CodebookMap
 from callbacks.codebook_usage import CodebookUsageMonitor
+from callbacks.codebook_words import CodebookWords
 from callbacks.collapse import CollapseAlarm
 from callbacks.confusion import ConfusionMatrix
 from callbacks.exact_resume import StepSeed
@@ -17,6 +18,7 @@ __all__ = [
     "CodeMeaning",
     "CodebookMap",
     "CodebookUsageMonitor",
+    "CodebookWords",
     "CollapseAlarm",
     "ConfusionMatrix",
     "Export",

@@ -12,11 +12,11 @@ from skeleton_llm import ActionTokenizer
 from skeleton_llm.cli.main import main
 from small_runs import run
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = ROOT / "configs"
+CONFIGS = Path(__file__).parents[1] / "configs"
 STAGE1 = "data/* unseen/* llm/built_in llm/llama_7b llm/llama_13b hardware/* paper/*_stage1"
 STAGE1 += " ablation/euclidean ablation/no_zipf ablation/no_context ablation/no_mmd ablation/no_biases"
 STAGE1 += " ablation/no_noise ablation/quick ablation/continuous ablation/ema ablation/person_sentences"
+STAGE1 += " watch/*"
 STAGE1 += " ablation/windows ablation/whole_clips"
 STAGE2 = "data/* unseen/* llm/* hardware/a100 hardware/v100 hardware/ddp hardware/amx paper/llm_ar_stage2"
 STAGE2 += " ablation/full_tuning ablation/untrained_llm ablation/no_input_map"
@@ -69,13 +69,13 @@ def made(*variables: str) -> list[str]:
     """The arguments that ``make stage1`` gives the command."""
     asked = ["make", "--dry-run", "stage1", *variables]
     alone = {"PATH": os.environ["PATH"]}  # without the variables of a make around the tests
-    shown = subprocess.run(asked, cwd=ROOT, env=alone, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(asked, cwd=CONFIGS.parent, env=alone, capture_output=True, text=True, check=True).stdout
     return shlex.split(next(line for line in shown.splitlines() if "skeleton-llm fit" in line))[1:]
 
 
 @pytest.mark.parametrize("preset", ["llm_ar", "t2m_gpt"])
 def test_papers_presets_are_fit_for_their_300_000_steps_and_clip_no_gradient(preset, capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(CONFIGS.parent)
     laptop, paper = (
         composed(made("DATA=ntu60_xsub", *more), capsys)
         for more in ([], [f"CONFIG=configs/paper/{preset}_stage1.yaml"])
@@ -94,7 +94,7 @@ def test_papers_presets_are_fit_for_their_300_000_steps_and_clip_no_gradient(pre
 
 
 def test_the_papers_preset_names_its_language_model_unless_told_another(capsys, monkeypatch):
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(CONFIGS.parent)
     preset = "configs/paper/llm_ar_stage1.yaml"
     model = composed(made("DATA=ntu60_xsub", f"CONFIG={preset}"), capsys)["model"]["init_args"]
     assert model["llm"]["name"] == "huggyllama/llama-13b"  # whose word embeddings are 5120 wide
