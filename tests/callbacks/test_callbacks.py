@@ -130,3 +130,12 @@ def test_reconstructions_reach_tensorboard_as_moving_pictures(tmp_path, small_da
         assert image.format == "GIF"
         assert image.n_frames > 8
         assert image.size == (640, 320)
+
+
+def test_reconstructions_wait_for_the_codebook(tmp_path, small_data):
+    run(stage1_arguments(small_data, tmp_path, "--model.init_args.quantize_after", "4"))
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()["images"] if tag.startswith("reconstructions/")]
+    assert len(tags) == 4
+    assert all([picture.step for picture in events.Images(tag)] == [6] for tag in tags)  # a validation stood at 3 too
