@@ -49,6 +49,26 @@ def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled
         else:
             counted = name in ("val/perplexity", "val/js_to_zipf", "val/zipf", "val/loss")
             assert right[name] == pytest.approx(value, rel=0.02 if counted else 1e-3, abs=1e-3), name
+    assert_watched_alike(tmp_path / "1", tmp_path / "2")
+
+
+def assert_watched_alike(one: Path, two: Path) -> None:
+    """What all watchers write of a run on two ranks is what they write of it on one."""
+    left, right = (EventAccumulator(str(folder), size_guidance={"images": 0}).Reload() for folder in (one, two))
+    for kind in ("scalars", "histograms", "images"):
+        assert set(left.Tags()[kind]) == set(right.Tags()[kind])
+    kinds = {tag.split("/")[0] for tag in left.Tags()["images"]}
+    assert kinds == {"codebook", "tokens", "reconstructions"}
+    for tag in left.Tags()["scalars"]:
+        theirs, ours = (found.Scalars(tag)[-1].value for found in (left, right))
+        tokens = tag.endswith(("tokens", "tokens_used", "tokens_alive"))  # again, either way
+        assert ours == pytest.approx(theirs, abs=2 if tokens else 1e-3, rel=0.02), tag
+    assert left.Histograms("codebook/times_used")[-1].histogram_value.sum > 0
+    for tag in left.Tags()["histograms"]:
+        theirs, ours = (found.Histograms(tag)[-1].histogram_value for found in (left, right))
+        assert abs(ours.num - theirs.num) <= 2, tag
+        for name in ("sum", "sum_squares", "min", "max"):
+            assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=2, rel=0.02), (tag, name)
 
 
 @pytest.mark.slow
