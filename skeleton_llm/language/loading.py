@@ -24,6 +24,8 @@ from transformers.utils import logging as hf_logging
 
 hf_logging.disable_progress_bar()
 BUILT_IN = Path(__file__).parent / "resources" / "built_in"
+_SMALL = ["*.json", "*.model", "*.txt"]
+_WEIGHTS = "*.safetensors"
 _TABLES = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "embed_in.weight", "tok_embeddings.weight")
 
 
@@ -54,8 +56,11 @@ class LanguageModel:
                 "llm.untrained draws new weights, which llm.quantization cannot hold; set one of them back"
             )
 
-    def path(self) -> Path:
+    def path(self, *, words_only: bool = False) -> Path:
         """The folder, fetched from the hub if need be (``HF_HUB_OFFLINE=1`` never goes online).
+
+        Args:
+            words_only: of the hub's weights fetch only the file with the word embeddings: enough for stage 1.
 
         Raises:
             FileNotFoundError: neither a folder nor a model that the hub or its cache knows.
@@ -68,8 +73,8 @@ class LanguageModel:
                 )
             return folder
         try:
-            patterns = ["*.json", "*.safetensors", "*.model", "*.txt"]
-            return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=patterns))
+            weights = _words_file(self._fetch(_SMALL)) if words_only else _WEIGHTS
+            return self._fetch([*_SMALL, weights])
         except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise FileNotFoundError(
@@ -77,9 +82,12 @@ class LanguageModel:
                 " give a model folder, a hub id, or built-in"
             ) from error
 
+    def _fetch(self, patterns: list[str]) -> Path:
+        return Path(snapshot_download(self.name, revision=self.revision, allow_patterns=patterns))
+
     def config(self) -> Any:
         """The model's own configuration."""
-        return AutoConfig.from_pretrained(self.path())
+        return AutoConfig.from_pretrained(self.path(words_only=True))
 
     @property
     def width(self) -> int:
@@ -95,10 +103,11 @@ class LanguageModel:
         """
         if self.untrained:
             return self.load().get_input_embeddings().weight.detach().float()  # type: ignore[operator]
-        folder = self.path()
+        folder = self.path(words_only=True)
         tables = (*_TABLES, "lm_head.weight") if self.config().tie_word_embeddings else _TABLES
+        named = _words_file(folder)  # comes first, so that no other is opened
         for table in tables:  # the output matrix only where the file holds none of the others
-            for file in sorted(folder.glob("*.safetensors")):
+            for file in sorted(folder.glob("*.safetensors"), key=lambda file: (file.name != named, file.name)):
                 try:
                     with safe_open(file, framework="pt") as tensors:
                         found = [key for key in tensors.keys() if key.endswith(table)]  # noqa: SIM118  (no mapping)
@@ -113,7 +122,7 @@ class LanguageModel:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The text tokenizer, with a padding token."""
-        tokenizer = AutoTokenizer.from_pretrained(self.path())
+        tokenizer = AutoTokenizer.from_pretrained(self.path(words_only=True))
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
@@ -151,6 +160,15 @@ class LanguageModel:
         }
         digest.update(json.dumps(shape, sort_keys=True).encode())
         return digest.hexdigest()
+
+
+def _words_file(folder: Path) -> str:
+    """Which of a hub model's files of weights holds the word embeddings, by its index; all where there is none."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return _WEIGHTS
+    files: dict[str, str] = json.loads(index.read_text())["weight_map"]
+    return next((file for table in _TABLES for key, file in files.items() if key.endswith(table)), _WEIGHTS)
 
 
 def _quantization(kind: str, dtype: torch.dtype) -> BitsAndBytesConfig:
