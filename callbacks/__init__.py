@@ -6,6 +6,7 @@ from callbacks.calibration import Calibration
 from callbacks.code_meaning import CodeMeaning
 from callbacks.codebook_map import CodebookMap
 from callbacks.codebook_usage import CodebookUsageMonitor
+from callbacks.codebook_words import CodebookWords
 from callbacks.collapse import CollapseAlarm
 from callbacks.exact_resume import StepSeed
 from callbacks.export import Export
@@ -21,6 +22,7 @@ __all__ = [
     "CodeMeaning",
     "CodebookMap",
     "CodebookUsageMonitor",
+    "CodebookWords",
     "CollapseAlarm",
     "Export",
     "LastStep",

@@ -29,8 +29,12 @@ class Preemption(L.Callback):
 
     def __init__(self) -> None:
         self.raised = False
+        self.ranks: distributed.ProcessGroup | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size > 1:
+            # hosts agree among themselves: a flag on the device would make each step wait for all that is queued there
+            self.ranks = distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGUSR1, signal.SIGTERM):
                 signal.signal(number, self._raise)
@@ -41,12 +45,14 @@ class Preemption(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if trainer.fit_loop._should_accumulate():
+            return
         raised = self.raised
-        if trainer.world_size > 1:
-            flag = torch.tensor([float(raised)], device=pl_module.device)
-            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
-            raised = bool(flag.item())
-        if raised and not trainer.fit_loop._should_accumulate():
+        if self.ranks is not None:
+            flag = torch.tensor(float(raised), device="cpu")
+            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX, group=self.ranks)
+            raised = bool(flag)
+        if raised:
             folder = Path(trainer.default_root_dir) / "checkpoints"
             trainer.save_checkpoint(folder / f"step={trainer.global_step}.ckpt")
             raise Preempted

@@ -16,6 +16,8 @@ _MOST_FRAMES = 64  # of a GIF; longer clips are thinned
 class Reconstructions(L.Callback):
     """After each validation: the same validation clips beside what their action sentences give back, as a GIF.
 
+    None before the codebook stands: there are no sentences yet.
+
     Args:
         num_clips: how many, spread evenly over the validation split.
     """
@@ -27,7 +29,7 @@ class Reconstructions(L.Callback):
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not (found_writers := writers(trainer)):
+        if not (found_writers := writers(trainer)) or not pl_module.vqvae.quantizer.ready:
             return
         data: Any = trainer.datamodule
         clips = data.batches("val")

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.accelerators import CUDAAccelerator
 from torch.utils.data import DataLoader
 
 from datamodules.clips import Batch, ClipBatches
@@ -187,6 +188,7 @@ class SkeletonDataModule(L.LightningDataModule):
             batch_sampler=keys,
             collate_fn=_whole_batch,
             num_workers=self.num_workers,
+            pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             generator=torch.Generator().manual_seed(0),  # its own, else iter() draws from the global one
             persistent_workers=False,
         )

@@ -196,7 +196,7 @@ class LitLLMRecognizer(L.LightningModule):
         (sentences,) = self._views(batch, training=True)
         loss = self._network.loss(*sentences, batch["labels"], self.wording.listings(batch["labels"], self.seen))
         loss = loss * self._share(batch["labels"])
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/loss", loss.detach())
         return loss
 
     def _share(self, labels: Tensor) -> Tensor | float:

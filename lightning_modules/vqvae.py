@@ -251,7 +251,7 @@ class LitVQVAE(L.LightningModule):
         shown = {name: total / of[_MEANS[name]] for name, total in zip(_MEANS, sums, strict=True)}
         shown = {name: value.detach() for name, value in (losses | shown).items()}
         for name, value in (shown | {"loss": self._total(shown)}).items():
-            self.log(f"train/{name}", value, prog_bar=name in ("loss", "error_m"))
+            self.log(f"train/{name}", value)
         seen = self._watched(found, len(batch["labels"]))
         self._seen = {"counts": counts.detach(), "gap": gap[0].detach() / of["tokens"], **seen}
         return {"loss": losses["loss"], **seen}

@@ -1,14 +1,23 @@
+import json
+import math
+import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+from skeleton_llm import ActionTokenizer
 from skeleton_llm.cli.main import main
+from small_runs import run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGE1 = "data/* unseen/draw* unseen/synse* llm/built_in llm/llama_7b llm/llama_13b paper/*_stage1"
 STAGE1 += " hardware/a100 hardware/v100 hardware/ddp hardware/amx hardware/compile"
 STAGE1 += " ablation/euclidean ablation/no_zipf ablation/no_context ablation/no_mmd ablation/no_biases"
 STAGE1 += " ablation/no_noise ablation/quick ablation/continuous ablation/ema ablation/person_sentences"
+STAGE1 += " watch/*"
 STAGE1 += " ablation/windows ablation/whole_clips"
 STAGE2 = "data/* unseen/* llm/* paper/llm_ar_stage2"
 STAGE2 += " hardware/a100 hardware/v100 hardware/ddp hardware/fsdp2 hardware/amx"
@@ -49,3 +58,85 @@ def test_every_config_says_what_it_is(path):
     first = path.read_text().splitlines()[0]
     assert first.startswith("# ")
     assert len(first) > 20
+
+
+def composed(arguments: list[str], capsys) -> dict:
+    """The whole config that a command line comes to."""
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--print_config"])
+    assert left.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def made(*variables: str) -> list[str]:
+    """The arguments that ``make stage1`` gives the command."""
+    asked = ["make", "--dry-run", "stage1", *variables]
+    alone = {"PATH": os.environ["PATH"]}  # without the variables of a make around the tests
+    shown = subprocess.run(asked, cwd=CONFIGS.parent, env=alone, capture_output=True, text=True, check=True).stdout
+    return shlex.split(next(line for line in shown.splitlines() if "skeleton-llm fit" in line))[1:]
+
+
+@pytest.mark.parametrize("preset", ["llm_ar", "t2m_gpt"])
+def test_papers_presets_are_fit_for_their_300_000_steps_and_clip_no_gradient(preset, capsys, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    laptop, paper = (
+        composed(made("DATA=ntu60_xsub", *more), capsys)
+        for more in ([], [f"CONFIG=configs/paper/{preset}_stage1.yaml"])
+    )
+    trainer = paper["trainer"]
+    assert (trainer["max_steps"], paper["data"]["init_args"]["batch_size"]) == (300_000, 256)
+    assert (trainer["gradient_clip_val"], trainer["deterministic"]) == (None, False)
+    watchers = trainer["callbacks"]
+    assert [one["class_path"] for one in watchers] == [one["class_path"] for one in laptop["trainer"]["callbacks"]]
+    assert watchers[1:] == laptop["trainer"]["callbacks"][1:]
+    saved = watchers[0]["init_args"].pop("every_n_train_steps")
+    assert 10 <= 300_000 / saved <= 100  # 410 MiB each
+    assert 10 <= 300_000 / trainer["val_check_interval"] <= 100
+    del laptop["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"]
+    assert watchers[0] == laptop["trainer"]["callbacks"][0]
+
+
+def test_the_papers_preset_names_its_language_model_unless_told_another(capsys, monkeypatch):
+    monkeypatch.chdir(CONFIGS.parent)
+    preset = "configs/paper/llm_ar_stage1.yaml"
+    model = composed(made("DATA=ntu60_xsub", f"CONFIG={preset}"), capsys)["model"]["init_args"]
+    assert model["llm"]["name"] == "huggyllama/llama-13b"  # whose word embeddings are 5120 wide
+    assert model["network"]["streams"] == ["joint"]
+    other = made("DATA=ntu60_xsub", f"CONFIG={preset} configs/hardware/a100.yaml", "LLM=my/model")
+    assert composed(other, capsys)["model"]["init_args"]["llm"]["name"] == "my/model"
+    built_in = made("DATA=ntu60_xsub", f"CONFIG={preset} configs/llm/built_in.yaml")
+    assert composed(built_in, capsys)["model"]["init_args"]["llm"]["name"] == "built-in"
+
+
+SMALLER = {  # sizes alone; they stand behind the preset
+    "model.init_args.llm.name": "built-in",
+    "model.init_args.network.width": 16,
+    "model.init_args.network.depth": 1,
+    "model.init_args.network.num_codes": 32,
+    "model.init_args.sample_clips": 64,
+    "data.init_args.batch_size": 16,
+    "data.init_args.num_workers": 0,
+    "trainer.max_steps": 6,
+    "trainer.val_check_interval": 3,
+    "trainer.enable_progress_bar": "false",
+}
+
+
+@pytest.mark.parametrize(
+    ("preset", "placed", "kept"),
+    [
+        ("llm_ar", 2, {"geometry": "hyperbolic", "codebook": "gradient", "streams": ("joint",), "tokens_per_step": 1}),
+        ("t2m_gpt", 1, {"geometry": "euclidean", "codebook": "ema", "noise": False, "tokens_per_step": 1}),
+    ],
+)
+def test_steps_of_the_papers_presets_at_a_small_size(preset, placed, kept, small_data, tmp_path):
+    configs = ("stage1", "data/synthetic", f"paper/{preset}_stage1")
+    sizes = SMALLER | {"data.init_args.folder": small_data, "trainer.default_root_dir": tmp_path}
+    sizes["model.init_args.quantize_after"] = placed
+    arguments = [part for config in configs for part in ("--config", str(CONFIGS / f"{config}.yaml"))]
+    run(["fit", *arguments, *(f"--{key}={value}" for key, value in sizes.items())])
+    assert all(map(math.isfinite, json.loads((tmp_path / "results.json").read_text()).values()))
+    tokenizer = ActionTokenizer.from_pretrained(tmp_path / "tokenizer")
+    network = tokenizer.vqvae.config
+    assert {name: getattr(network, name) for name in kept} == kept
+    assert tokenizer.vqvae.quantizer.ready

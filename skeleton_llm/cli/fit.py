@@ -12,7 +12,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
@@ -34,6 +34,7 @@ _NOISE = re.compile(r"Union subtypes|Subtypes:|Errors:|NoneType|Given value|Nest
 _DATA = ("folder", "protocol", "unseen")  # what results are of
 _UNALIGNED = "--model.init_args.allow_unaligned=true"
 _LINKS = ("class_names", "layout", "num_persons", "unseen")
+_ON_BAR = ("train/loss", "train/error_m")
 
 
 class Finished(Exception):  # noqa: N818  (no error)
@@ -91,6 +92,24 @@ def _strategy(trainer: Any, accelerator: str) -> str:
         return "ddp"
     known = {"single_device": "single", "SingleDeviceStrategy": "single", "FSDP2": "fsdp2", "FSDPStrategy": "fsdp1"}
     return "fsdp1" if name.startswith("fsdp") else known.get(name, name)
+
+
+class _BarValues:
+    """A step's values beside the progress bar's own (``others``), read every so many steps.
+
+    Lightning reads what a step logs with ``prog_bar`` at every step, drawn or not, and waits for the device each time;
+    its richer bar asks for the values at every step too.
+    """
+
+    def __init__(self, others: Callable[..., dict[str, Any]], every: int) -> None:
+        self.others, self.every = others, every
+        self.last: dict[str, float] = {}
+
+    def __call__(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+        if trainer.global_step % self.every == 0:
+            found = trainer.callback_metrics
+            self.last.update({name: float(found[name]) for name in _ON_BAR if name in found})
+        return {**self.others(trainer, module), **self.last}
 
 
 class SkeletonCLI(LightningCLI):
@@ -198,7 +217,9 @@ class SkeletonCLI(LightningCLI):
         bar: Any = trainer.progress_bar_callback
         if bar is not None and hasattr(bar, "_refresh_rate"):
             # showing a value waits for the device: not at every step, but when values are logged
-            bar._refresh_rate = max(bar._refresh_rate, config["log_every_n_steps"] or 50)
+            every = config["log_every_n_steps"] or 50
+            bar._refresh_rate = max(bar._refresh_rate, every)
+            bar.get_metrics = _BarValues(bar.get_metrics, every)
         return trainer
 
     def before_fit(self) -> None:

@@ -110,8 +110,9 @@ class LanguageModel:
             return self.load().get_input_embeddings().weight.detach().float()  # type: ignore[operator]
         folder = self.path(words_only=True)
         tables = (*_TABLES, "lm_head.weight") if self.config().tie_word_embeddings else _TABLES
+        named = _words_file(folder)  # comes first, so that no other is opened
         for table in tables:  # the output matrix only where the file holds none of the others
-            for file in sorted(folder.glob("*.safetensors")):
+            for file in sorted(folder.glob("*.safetensors"), key=lambda file: (file.name != named, file.name)):
                 with _opened(file) as tensors:
                     found = [key for key in tensors.keys() if key.endswith(table)]  # noqa: SIM118  (no mapping)
                     if found:
@@ -122,7 +123,7 @@ class LanguageModel:
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The text tokenizer, with a padding token."""
-        tokenizer = AutoTokenizer.from_pretrained(self.path())
+        tokenizer = AutoTokenizer.from_pretrained(self.path(words_only=True))
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer

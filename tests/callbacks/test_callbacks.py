@@ -1,6 +1,11 @@
 import io
+import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -11,6 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks import AtomicCheckpointIO, Preemption, StepSeed
 from small_runs import run, stage1_arguments
+
+ROOT = Path(__file__).parents[2]
 
 
 def trainer(folder, **options) -> L.Trainer:
@@ -74,6 +81,28 @@ def test_a_signal_saves_at_the_next_optimiser_step_and_leaves_with_85(tmp_path, 
     assert checkpoint["global_step"] == 2  # batches 0 to 5: the partial gradients of batch 4 are not lost
 
 
+def test_two_ranks_stop_at_the_same_optimiser_step_when_one_is_signalled_and_agree_on_their_hosts(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    known = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    script = [sys.executable, str(ROOT / "tests/references/signalled_ranks.py"), str(tmp_path)]
+    ranks = [
+        subprocess.Popen(script, cwd=ROOT, env={**known, "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    try:
+        errors = [rank.communicate(timeout=240)[1] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [85, 85], errors[0][-2000:] + errors[1][-2000:]
+    found = [json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1)]
+    assert found == [{"step": 2, "batches": 6, "backend": "gloo"}] * 2
+    checkpoint = torch.load(tmp_path / "checkpoints" / "step=2.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 2
+
+
 def test_a_failed_write_leaves_the_last_checkpoint_whole(tmp_path):
     writer, path = AtomicCheckpointIO(), tmp_path / "a.ckpt"
     writer.save_checkpoint({"global_step": 1}, path)
@@ -101,3 +130,12 @@ def test_reconstructions_reach_tensorboard_as_moving_pictures(tmp_path, small_da
         assert image.format == "GIF"
         assert image.n_frames > 8
         assert image.size == (640, 320)
+
+
+def test_reconstructions_wait_for_the_codebook(tmp_path, small_data):
+    run(stage1_arguments(small_data, tmp_path, "--model.init_args.quantize_after", "4"))
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0})
+    events.Reload()
+    tags = [tag for tag in events.Tags()["images"] if tag.startswith("reconstructions/")]
+    assert len(tags) == 4
+    assert all([picture.step for picture in events.Images(tag)] == [6] for tag in tags)  # a validation stood at 3 too

@@ -10,12 +10,22 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
-from callbacks import CodebookMap, CodebookUsageMonitor, CodeMeaning, CollapseAlarm, Reconstructions, TokenSheets
+from callbacks import (
+    CodebookMap,
+    CodebookUsageMonitor,
+    CodebookWords,
+    CodeMeaning,
+    CollapseAlarm,
+    Reconstructions,
+    TokenSheets,
+)
 from callbacks.collapse import Signs, likely_cause, norm_signs
 from callbacks.token_sheets import Places
 from skeleton_llm.language import LanguageModel
-from small_runs import run, stage1_arguments
+from skeleton_llm.plotting import plot_poincare_disk
+from small_runs import ROOT, run, stage1_arguments
 
 SCALARS = {
     "codebook/dead_tokens", "codebook/zipf_exponent", "codebook/js_to_zipf", "codebook/tokens_alive",
@@ -260,7 +270,8 @@ def test_norm_signs_of_short_used_tokens():
 
 def test_empty_batches_of_a_rank_without_clips_are_watched_too(tmp_path):
     nothing = torch.empty(0, dtype=torch.long)
-    model = Stub(torch.empty(0, 0, dtype=torch.long), latents=torch.empty(0, 0, 16))
+    codebook = torch.nn.functional.normalize(torch.randn(64, 128), dim=-1)  # as wide as words
+    model = Stub(torch.empty(0, 0, dtype=torch.long), torch.empty(0, 0, 128), codebook)
     trainer = SimpleNamespace(
         datamodule=SimpleNamespace(class_names=["sit", "stand"]),
         sanity_checking=False,
@@ -269,7 +280,14 @@ def test_empty_batches_of_a_rank_without_clips_are_watched_too(tmp_path):
         global_step=1,
         state=SimpleNamespace(fn="validate"),
     )
-    for watcher in (CodebookUsageMonitor(), CollapseAlarm(), CodeMeaning(), CodebookMap(), TokenSheets()):
+    for watcher in (
+        CodebookUsageMonitor(),
+        CollapseAlarm(),
+        CodeMeaning(),
+        CodebookMap(),
+        CodebookWords(),
+        TokenSheets(),
+    ):
         watcher.setup(trainer, model, "validate")
         watcher.on_validation_epoch_start(trainer, model)
         watcher.on_validation_batch_end(trainer, model, model.seen, {"labels": nothing, "index": nothing}, 0)
@@ -277,18 +295,56 @@ def test_empty_batches_of_a_rank_without_clips_are_watched_too(tmp_path):
     trainer.loggers[0].experiment.flush()
     tags = read(tmp_path).Tags()
     assert set(tags["scalars"]) == {"norms/token_spread"}
-    assert tags["images"] == ["codebook/poincare_disk"]
+    assert tags["images"] == ["codebook/poincare_disk", "codebook/poincare_disk_words"]
 
 
-def test_tokens_are_labelled_with_the_nearest_word(tmp_path):
+def picture(event) -> np.ndarray:
+    """Pixels [H, W, 3] of a picture in an event file."""
+    with Image.open(io.BytesIO(event.encoded_image_string)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_a_disk_in_the_event_file_has_the_nearest_words_beside_the_most_used_tokens(tmp_path):
     llm = LanguageModel()
     words = llm.words()
     names = [llm.tokenizer().decode([word]).strip() for word in range(300, 308)]
-    codebook = torch.nn.functional.normalize((words - words.mean(0))[300:308], dim=-1)
-    labeller = CodebookMap(label_words=3)
-    found = labeller._nearest_words(llm, codebook, torch.tensor([5.0, 0, 9, 0, 0, 0, 0, 7]))
-    assert found == {2: names[2], 7: names[7], 0: names[0]}
-    assert labeller._nearest_words(llm, codebook, torch.tensor([5.0, 0, 0, 0, 0, 0, 0, 0])) == {0: names[0]}
+    codebook = 0.9 * torch.nn.functional.normalize((words - words.mean(0))[300:308], dim=-1)
+    indices = torch.tensor([[0] * 5 + [2] * 9 + [7] * 7 + [3]])
+    watch(tmp_path, Stub(indices, codebook=codebook), CodebookWords(num_tokens=3))
+    events = read(tmp_path)
+    assert events.Tags()["images"] == ["codebook/poincare_disk_words"]
+    found = [picture(event) for event in events.Images("codebook/poincare_disk_words")]
+    counts = np.bincount(indices[0], minlength=8)
+    with SummaryWriter(tmp_path / "expected") as writer:
+        for tag, labels in (
+            ("right", {2: names[2], 7: names[7], 0: names[0]}),
+            ("wrong", {2: names[7]}),
+            ("none", None),
+        ):
+            writer.add_figure(tag, plot_poincare_disk(codebook.numpy(), counts, 1.0, labels))
+    expected = read(tmp_path / "expected")
+    right, wrong, none = (picture(expected.Images(tag)[0]) for tag in ("right", "wrong", "none"))
+    assert len(found) == 2
+    assert all(np.array_equal(image, right) for image in found)
+    assert not np.array_equal(right, wrong)
+    assert not np.array_equal(right, none)
+
+
+def test_the_overlay_for_words_adds_one_picture_and_writes_nothing_twice(small_data, tmp_path):
+    run(stage1_arguments(small_data, tmp_path, "--config", str(ROOT / "configs/watch/words.yaml")))
+    events = read(tmp_path)
+    for tag in ("codebook/poincare_disk", "codebook/poincare_disk_words"):
+        assert [event.step for event in events.Images(tag)] == [3, 6]
+    for kind, seen in (("scalars", events.Scalars), ("histograms", events.Histograms)):
+        steps = {tag: [event.step for event in seen(tag)] for tag in events.Tags()[kind]}
+        assert all(len(found) == len(set(found)) for found in steps.values()), steps
+
+
+def test_tokens_never_used_get_no_word():
+    llm = LanguageModel()
+    codebook = torch.nn.functional.normalize(llm.words()[300:308], dim=-1)
+    labelled = CodebookWords(num_tokens=3)._nearest_words(llm, codebook, torch.tensor([5.0, 0, 0, 0, 0, 0, 0, 0]))
+    assert labelled.keys() == {0}
 
 
 def test_places_keep_one_place_a_clip_and_few_clips_a_token():
@@ -315,7 +371,7 @@ def test_settings_without_sense_are_refused_with_the_value():
         (CodebookUsageMonitor, {"patience": 0}),
         (CollapseAlarm, {"collapse_share": 0}),
         (CodeMeaning, {"num_tokens": 0}),
-        (CodebookMap, {"label_words": -1}),
+        (CodebookWords, {"num_tokens": 0}),
         (TokenSheets, {"num_clips": 0}),
     ):
         with pytest.raises(ValueError, match=str(next(iter(options.values())))):

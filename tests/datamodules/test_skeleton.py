@@ -1,8 +1,10 @@
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from torch.utils.data import DataLoader
 
 import raw_clips
@@ -65,6 +67,20 @@ def test_evaluation_takes_every_clip_once_over_all_ranks():
     assert [len(Shard(10, 4, rank=rank, world=3)) for rank in range(3)] == [1, 1, 1]
     assert list(Shard(1, 4, rank=1, world=2)) == [[]]  # without a batch it would never reach the metrics
     assert [len(list(Shard(9, 4, rank=rank, world=2))) for rank in range(2)] == [2, 2]  # nor here, without a second
+
+
+@pytest.mark.parametrize(("accelerator", "pinned"), [(CUDAAccelerator, True), (CPUAccelerator, False)])
+def test_batches_lie_in_pinned_memory_where_a_gpu_fetches_them(small_data, accelerator, pinned):
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub")
+    assert data.val_dataloader().pin_memory is False  # nobody trains
+    loop = SimpleNamespace(
+        epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=0)))
+    )
+    data.trainer = SimpleNamespace(
+        accelerator=accelerator(), global_rank=0, world_size=1, max_steps=3, accumulate_grad_batches=1, fit_loop=loop
+    )
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+        assert loader.pin_memory is pinned
 
 
 def test_evaluation_is_not_augmented(small_data):

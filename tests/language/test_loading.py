@@ -8,10 +8,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from lightning_modules import LitVQVAE
 from skeleton_llm.cli.main import main
-from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning, Wording
+from skeleton_llm.language import LanguageModel, LLMRecognizer, Prompt, Tuning, Wording, loading
 from skeleton_llm.language.inputs import decoder_layers
 from skeleton_llm.language.tree_attention import refuse_window
+from skeleton_llm.networks import VQVAEConfig
 from tiny_llms import FAMILIES, write
 
 
@@ -215,3 +217,46 @@ def test_download_of_what_is_not_there_is_one_sentence_and_exit_code_1(hub, caps
 def test_download_offline_is_refused_in_one_sentence(capsys):
     assert main(["download", "nobody/nothing"]) == 1  # the tests run under HF_HUB_OFFLINE=1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def sharded(tmp_path):
+    """The built-in model in three files; the second holds the word embeddings, as the index says."""
+    folder = tmp_path / "sharded"
+    shutil.copytree(loading.BUILT_IN, folder)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = [f"model-0000{part}-of-00003.safetensors" for part in (1, 2, 3)]
+    table = next(name for name in weights if name.endswith("embed_tokens.weight"))
+    rest = [name for name in weights if name != table]
+    where = dict.fromkeys(rest[::2], names[0]) | {table: names[1]} | dict.fromkeys(rest[1::2], names[2])
+    for file in names:
+        save_file({name: weights[name] for name in where if where[name] == file}, folder / file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    return folder
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_stage_1_reads_words_from_their_shard_and_never_loads_the_model(sharded, monkeypatch, index):
+    words, opened, safe_open = LanguageModel().words(), [], loading.safe_open
+    if not index:
+        (sharded / "model.safetensors.index.json").unlink()
+
+    def noted(file, **options):
+        opened.append(file.name)
+        return safe_open(file, **options)
+
+    def refused(*args, **options):
+        raise AssertionError("the model was built")
+
+    monkeypatch.setattr(loading, "safe_open", noted)
+    for way in ("from_pretrained", "from_config"):
+        monkeypatch.setattr(AutoModelForCausalLM, way, refused)
+    module = LitVQVAE("ntu25", 1, llm=LanguageModel(str(sharded)), network=VQVAEConfig(width=8, depth=1, num_codes=8))
+    files = sorted(weights_in(sharded))
+    assert opened == (files[1:2] if index else files[:2])  # without an index one after the other, until it is found
+    assert module.vqvae.dim == words.shape[1]
+    centred = words - words.mean(0)
+    torch.testing.assert_close(module.word_mmd.words, centred / centred.square().sum(-1).mean().sqrt())
+    with pytest.raises(AssertionError, match="the model was built"):
+        LanguageModel(str(sharded)).load()

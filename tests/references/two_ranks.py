@@ -2,10 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 
+import callbacks
 from datamodules import SkeletonDataModule
 from lightning_modules import LitVQVAE
 from skeleton_llm.networks import VQVAEConfig
@@ -20,6 +23,8 @@ CASES = {
     "fifty_ragged": (50, {"persons": "sentences"}, {"revive_every": 10, "revive_below": 50.0}),
     "fifty_ema": (50, {"noise": True, "codebook": "ema"}, {"revive_every": 10, "quantize_after": 5}),
 }
+# in runs of one step these write events beside OUT
+WATCHERS = ("CodebookUsageMonitor", "CollapseAlarm", "CodeMeaning", "CodebookMap", "TokenSheets", "Reconstructions")
 
 
 class Watched(LitVQVAE):
@@ -70,6 +75,7 @@ def run(data: str, out: str, ranks: int, case: str) -> None:
         module.rows["val"] = module.rows["val"][:1]  # nothing is left for the second rank
     network = VQVAEConfig(**{"width": 16, "depth": 1, "num_codes": 32, "noise": False, **network})
     model = Watched("ntu25", 2, network=network, sample_clips=64, **options)
+    watchers = [getattr(callbacks, name)() for name in WATCHERS] if steps == 1 else []
     trainer = L.Trainer(
         accelerator="cpu",
         precision="64-true" if steps == 1 else "32-true",  # float32 rounds to 1e-4 of a gradient
@@ -80,12 +86,13 @@ def run(data: str, out: str, ranks: int, case: str) -> None:
         val_check_interval=steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        logger=False,
+        logger=TensorBoardLogger(Path(out).with_suffix(""), name="", version="") if watchers else False,
+        log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        callbacks=[Keep(out)],
+        callbacks=[Keep(out), *watchers],
     )
     trainer.fit(model, datamodule=module)
 
