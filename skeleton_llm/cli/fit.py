@@ -240,12 +240,13 @@ class SkeletonCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """The one look at the test split, then the results and what comes next."""
-        owing: list[Any] = [callback for callback in self.trainer.callbacks if not getattr(callback, "written", True)]
+        trainer: Any = self.trainer
+        owing = [callback for callback in trainer.callbacks if not getattr(callback, "written", True)]
         for export in owing:
             export.owed = True
         if owing:  # the run was stopped between its last step and its end, and trained no more
-            self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         self._write_results()
 
     def after_test(self) -> None:
