@@ -9,7 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from references import stage1_by_hand
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datamodules import SkeletonDataModule
@@ -17,8 +19,9 @@ from lightning_modules import LitVQVAE
 from skeleton_llm import ActionTokenizer
 from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
+from skeleton_llm.language import LanguageModel
 from skeleton_llm.networks import VQVAEConfig
-from skeleton_llm.skeletons import Preprocess
+from skeleton_llm.skeletons import Augmentation, Preprocess
 from small_runs import stage1_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +62,87 @@ def test_codebooks_of_two_ranks_are_the_same_after_50_steps(small_data, tmp_path
     assert codebooks[0].equal(codebooks[1])
     norms = codebooks.view(2, 32, -1).norm(dim=-1)
     assert norms.min() > 0.96  # nobody was revived onto padding
+
+
+def stands_alone(module: LitVQVAE, data: SkeletonDataModule, monkeypatch) -> dict:
+    """Give the module a trainer of one rank at step 0; what it logs is found in the dict."""
+    logged = {}
+    module.trainer = SimpleNamespace(world_size=1, global_rank=0, global_step=0, max_steps=10, datamodule=data)
+    module.setup("fit")
+    monkeypatch.setattr(module, "log", lambda name, value, **_: logged.update({name: value}))
+    return logged
+
+
+CHANGED = {
+    "embedding_weight": 0.9, "commitment_weight": 0.3, "zipf_weight": 0.4, "context_weight": 0.05, "mmd_weight": 0.6,
+    "zipf_alpha": 1.3, "zipf_beta": 1.1, "zipf_momentum": 0.7, "context_scale": "sum", "mmd_rows": 100,
+    "mmd_coordinates": "ball", "denoise": True,
+}  # fmt: skip
+CURVED = {"curvature": 2.5, "token_norms": (0.5, 1.5), "temperature": 0.7, "scale": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "network", "length"),
+    [({}, {}, "resize"), (CHANGED, CURVED, "whole"), ({"zipf_momentum": 0.4}, {"geometry": "euclidean"}, "resize")],
+    ids=["defaults", "changed", "flat"],
+)
+def test_loss_and_gradients_are_the_weighted_sum_written_by_hand(small_data, monkeypatch, options, network, length):
+    torch.manual_seed(0)
+    words = torch.randn(300, 128)
+    monkeypatch.setattr(LanguageModel, "words", lambda self: words)
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=Preprocess(length=length))
+    config = VQVAEConfig(width=16, depth=1, num_codes=32, tokens_per_step=2, noise=False, **network)
+    module = LitVQVAE("ntu25", 2, network=config, **options).double()
+    module.vqvae.quantizer.initialise(torch.randn(64, 128, dtype=torch.float64))
+    module.vqvae.quantizer.norm_logit.data.normal_()
+    logged = stands_alone(module, data, monkeypatch)
+    running = module.zipf_target.clone()
+    clips = data.batches("train", Augmentation(noise=0.05))
+    for step in range(2):  # the running usage goes on from the first to the second
+        batch = clips.__getitems__([(0, 4 * step + i) for i in range(4)])
+        assert ("clean" in batch) == options.get("denoise", False)
+        batch = {name: part.double() if part.is_floating_point() else part for name, part in batch.items()}
+        found = []
+        for ours in (True, False):
+            torch.manual_seed(step)  # of the words that are drawn
+            terms = None if ours else stage1_by_hand.losses(module.vqvae, batch, words, running, options | network)
+            loss = module.training_step(batch, step)["loss"] if ours else terms["loss"]
+            found.append(torch.autograd.grad(loss, list(module.vqvae.parameters())))
+        for name, value in terms.items():
+            assert logged[f"train/{name}"].item() == pytest.approx(value.item(), rel=1e-9), name
+        for (name, _), ours, theirs in zip(module.vqvae.named_parameters(), *found, strict=True):
+            assert (ours - theirs).norm() <= 1e-6 * theirs.norm(), name
+
+
+def test_the_codebook_is_placed_at_its_step_and_counts_from_then_on(small_data, monkeypatch):
+    torch.manual_seed(0)
+    data = SkeletonDataModule(str(small_data), "synthetic_xsub")
+    network = VQVAEConfig(width=16, depth=1, num_codes=32)
+    options = {"quantize_after": 3, "initialisation": "sample", "sample_clips": 40, "mmd_rows": 64}
+    module = LitVQVAE("ntu25", 2, network=network, **options)
+    logged, quantizer = stands_alone(module, data, monkeypatch), module.vqvae.quantizer
+    module.on_fit_start()
+    batch = data.batches("train").__getitems__([(0, i) for i in range(4)])
+    before = quantizer.direction.detach().clone()
+    module.trainer.global_step = 2
+    module.on_train_batch_start(batch, 2)
+    loss = module.training_step(batch, 2)["loss"]
+    channels = module.vqvae.features(batch["joints"], batch["persons"])
+    latents = quantizer.normalise(module.vqvae.latents(channels))
+    autoencoded = F.smooth_l1_loss(module.vqvae.decode_tokens(latents), channels)
+    assert loss.item() == pytest.approx(autoencoded.item(), rel=1e-5)
+    assert quantizer.direction.equal(before)
+    module.trainer.global_step = 3
+    module.on_train_batch_start(batch, 3)
+    sample = data.training_sample(40)
+    with torch.no_grad():
+        latents, _ = module.vqvae.normalised_latents(sample["joints"], sample["persons"])
+    assert len(sample["joints"]) == 40
+    assert (torch.cdist(quantizer.direction, latents.flatten(0, 1)).min(-1).values < 5e-3).all()
+    assert module.training_step(batch, 3)["loss"] > logged["train/reconstruction"] + 0.01
+    placed = quantizer.direction.detach().clone()
+    module.on_train_batch_start(batch, 4)  # once for all
+    assert quantizer.direction.equal(placed)
 
 
 class Syncs(TorchDispatchMode):

@@ -1,9 +1,11 @@
+import inspect
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from skeleton_llm.losses import zipf_loss, zipf_target
-from skeleton_llm.networks import VQVAE, TemporalClassifier, VQVAEConfig
+from skeleton_llm.networks import VQVAE, Quantizer, TemporalClassifier, VQVAEConfig
 
 
 def build(**options) -> VQVAE:
@@ -45,6 +47,18 @@ def test_clips_that_do_not_part_into_steps_are_refused():
     vqvae = build()
     with pytest.raises(ValueError, match="clips of 30 frames do not part into steps of 4"):
         vqvae(torch.randn(1, 30, vqvae.features.num_channels))
+
+
+def test_every_choice_of_the_codebook_reaches_it():
+    choices = {
+        "geometry": "euclidean", "curvature": 0.7, "token_norms": (0.4, 1.6), "latents": "clip", "latent_norm": 1.3,
+        "sharpness": 7.0, "scale": 2.0, "temperature": 0.9, "noise": False, "codebook": "ema", "ema_decay": 0.5,
+    }  # fmt: skip
+    assert {"num_codes", "dim", *choices} == set(inspect.signature(Quantizer).parameters)
+    quantizer, plain = build(**choices).quantizer, build().quantizer
+    for name, value in choices.items():
+        kept = "learning" if name == "codebook" else name
+        assert getattr(quantizer, kept) == value != getattr(plain, kept), name
 
 
 def test_config_refuses_what_builds_nothing():
