@@ -121,6 +121,7 @@ def test_loss_and_gradients_are_the_weighted_sum_written_by_hand(small_data, mon
     clips = data.batches("train", Augmentation(noise=0.05))
     for step in range(2):  # the running usage goes on from the first to the second
         batch = clips.__getitems__([(0, 4 * step + i) for i in range(4)])
+        assert ("clean" in batch) == options.get("denoise", False)
         batch = {name: part.double() if part.is_floating_point() else part for name, part in batch.items()}
         found = []
         for ours in (True, False):
