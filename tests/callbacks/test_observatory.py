@@ -23,7 +23,9 @@ from callbacks import (
 )
 from callbacks.collapse import Signs, likely_cause, norm_signs
 from callbacks.token_sheets import Places
+from skeleton_llm.geometry import nearest
 from skeleton_llm.language import LanguageModel
+from skeleton_llm.metrics import usage_report
 from skeleton_llm.plotting import plot_poincare_disk
 from small_runs import ROOT, run, stage1_arguments
 
@@ -266,6 +268,16 @@ def test_norm_signs_of_short_used_tokens():
     spread, shorter = norm_signs(torch.tensor([0.9, 1.0, 1.0, 1.0]), torch.tensor([True, False, False, False]))
     assert spread == pytest.approx(np.std([0.9, 1, 1, 1], ddof=1) / 0.975)
     assert shorter == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("spread", "low", "high"), [(0.0, 450, 512), (0.01, 1, 50)])
+def test_a_spread_of_norms_of_one_percent_collapses_random_directions_of_width_5120(spread, low, high):
+    torch.manual_seed(0)
+    directions = (torch.nn.functional.normalize(torch.randn(number, 5120), dim=-1) for number in (4096, 512))
+    latents, tokens = directions
+    tokens *= 1 + spread * torch.randn(512, 1)
+    report = usage_report(torch.bincount(nearest(latents, tokens, 1.0), minlength=512))
+    assert low < report.perplexity < high
 
 
 def test_empty_batches_of_a_rank_without_clips_are_watched_too(tmp_path):
