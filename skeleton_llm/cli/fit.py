@@ -65,6 +65,11 @@ def refuse_impossible(model: Any, trainer: Any) -> None:
     if model.get("search") and strategy == "fsdp2":  # ranks would need another number of passes over shared layers
         raise ValueError("model.init_args.search does not go with trainer.strategy FSDP2; set it to false")
     refuse(mode, strategy, accelerator, optimization.get("optimizer", "adamw"))
+    if strategy == "fsdp2" and trainer["inference_mode"]:
+        raise ValueError(
+            "trainer.strategy FSDP2 cannot train weights that a validation gathered in inference mode;"
+            " set trainer.inference_mode to false (configs/hardware/fsdp2.yaml does)"
+        )
     if accelerator == "cuda" and torch.cuda.is_available():
         keys = {"trainer.precision": str(trainer["precision"])}
         if "tuning" in model:

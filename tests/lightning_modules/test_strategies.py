@@ -53,6 +53,7 @@ def learned(folder):
 def assert_alike(out, cell):
     name = cell.replace(":", "_")
     one, two = (json.loads((out / f"{name}_{ranks}.json").read_text()) for ranks in (1, 2))
+    assert one["validated"] == two["validated"] == [2, 4]  # in the middle of training too
     assert len(one["losses"]) == 4
     assert one["losses"] == pytest.approx(two["losses"], abs=1e-4)
     assert one["metrics"].keys() == two["metrics"].keys()
@@ -117,6 +118,7 @@ _OPTIMIZER = "--model.init_args.optimization.optimizer"
         ([*_FSDP2, "--model.init_args.tuning.mode", "int8"], "tuning.mode int8 cannot be sharded"),
         ([*_FSDP2, _OPTIMIZER, "adamw_8bit"], "cannot update shards"),
         ([_OPTIMIZER, "paged_adamw_8bit"], "set it to adamw_8bit"),
+        (_FSDP2, "set trainer.inference_mode to false"),
         (["--trainer.strategy", "fsdp"], "take configs/hardware/fsdp2.yaml"),
         (
             ["--trainer.strategy", "{class_path: lightning.pytorch.strategies.FSDPStrategy}"],

@@ -35,10 +35,13 @@ class Losses(L.Callback):
     """Mean over the ranks, a step each; what was sharded; this rank's scores of validation clips."""
 
     def __init__(self):
-        self.losses, self.sharded, self.scores = [], 0, {}
+        self.losses, self.sharded, self.scores, self.validated = [], 0, {}, []
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, i):
         self.scores |= dict(zip(outputs["index"].tolist(), outputs["scores"].tolist(), strict=True))
+
+    def on_validation_end(self, trainer, module):
+        self.validated.append(trainer.global_step)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, i):
         self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
@@ -69,7 +72,8 @@ def run(data, tokenizer, out, cell, ranks, *, steps=STEPS, resume=None):
         max_steps=steps,
         max_epochs=-1,
         gradient_clip_val=1.0,
-        val_check_interval=STEPS,
+        val_check_interval=STEPS // 2,
+        inference_mode=strategy != "fsdp2",
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         default_root_dir=str(out),
@@ -89,7 +93,7 @@ def run(data, tokenizer, out, cell, ranks, *, steps=STEPS, resume=None):
     (out / f"{name}_scores{trainer.global_rank}.json").write_text(json.dumps(losses.scores))
     if trainer.is_global_zero:
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-        found = {"losses": losses.losses, "metrics": metrics, "sharded": losses.sharded}
+        found = {"losses": losses.losses, "metrics": metrics, "sharded": losses.sharded, "validated": losses.validated}
         (out / f"{name}.json").write_text(json.dumps(found))
     return None
 
