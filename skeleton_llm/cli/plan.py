@@ -125,12 +125,13 @@ def _setup(arguments: argparse.Namespace) -> "Setup":
         ValueError: it cannot be held so.
     """
     from skeleton_llm.language.memory import Setup
-    from skeleton_llm.language.tuning import refuse, refuse_bfloat16
+    from skeleton_llm.language.tuning import refuse, refuse_bfloat16, refuse_flat
 
     card = CARDS[arguments.gpu]
     strategy: Any = arguments.strategy or ("single" if arguments.gpus == 1 else "ddp")
     dtype: Any = arguments.dtype or ("bfloat16" if card.capability >= (8, 0) else "float16")
     refuse(arguments.mode, strategy, "cuda", arguments.optimizer)
+    refuse_flat(strategy, dtype, input_map=arguments.input_map)
     refuse_bfloat16({"llm.dtype": dtype}, arguments.gpu, card.capability)
     if strategy == "single" and arguments.gpus > 1:
         raise ValueError(f"--strategy single runs on one GPU, got --gpus {arguments.gpus}; take ddp or fsdp2")

@@ -54,7 +54,7 @@ class Step:
     Args:
         batch: clips.
         tokens: of an action sentence.
-        before: tokens of the prompt before it; read once for all clips but under gradient checkpointing and FSDP2.
+        before: tokens of the prompt before it; read once for all clips but under gradient checkpointing and FSDP.
         after: tokens of the prompt after it.
         answer: tokens of the longest name, its end included.
     """

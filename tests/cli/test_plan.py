@@ -120,6 +120,7 @@ def test_a_v100_takes_float16_and_names_its_wheel(capsys):
         ),
         (["--strategy", "single"], "--strategy single runs on one GPU, got --gpus 4; take ddp or fsdp2"),
         (["--strategy", "fsdp2", "--dtype", "float16"], "FSDP2 does not compute in 16-mixed"),
+        (["--strategy", "fsdp1", "--input-map"], "inputs.map learns in float32 beside words in bfloat16"),
         (["--mode", "frozen"], "leaves nothing to learn; add --input-map"),
         (["--targets", "c_attn"], r"tuning.targets \['c_attn'\] name no layer of LlamaForCausalLM"),
     ],
