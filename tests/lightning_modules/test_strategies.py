@@ -108,10 +108,14 @@ def test_lora_on_two_ranks_is_that_of_one_process_whole_or_sharded_and_goes_on_f
         ["frozen:ddp", "frozen:fsdp1", "frozen:fsdp2"],
         ["lora:ddp:checkpointed", "lora:fsdp1:checkpointed", "lora:fsdp2:checkpointed"],
         ["full:fsdp1:checkpointed", "full:fsdp2:checkpointed", "lora:ddp:dora", "lora:fsdp2:dora"],
+        ["lora:ddp:vocabulary", "lora:fsdp1:vocabulary", "lora:fsdp2:vocabulary"],
+        ["lora:ddp:late", "lora:fsdp1:late", "lora:fsdp2:late"],
+        ["lora:ddp:late_checkpointed", "lora:fsdp1:late_checkpointed", "lora:fsdp2:late_checkpointed"],
+        ["full:ddp:eight_bits"],
     ],
     ids=str,
 )
-def test_every_other_mode_on_two_ranks_is_that_of_one_process(small_data, tokenizer, tmp_path, cells):
+def test_every_other_mode_and_form_on_two_ranks_is_that_of_one_process(small_data, tokenizer, tmp_path, cells):
     on_one_and_two_ranks(small_data, tokenizer, tmp_path, *cells)
     for cell in cells:
         assert_alike(tmp_path, cell)
