@@ -1,5 +1,6 @@
 """Stage 2: a language model learns to name the actions that sentences tell of (LLM-AR section 3.3, Eq. 13)."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_modules.optimization import Optimization
-from lightning_modules.sharding import gathered, shard
+from lightning_modules.sharding import learning
 from skeleton_llm.language import (
     Answers,
     Inputs,
@@ -152,7 +153,7 @@ class LitLLMRecognizer(L.LightningModule):
             share_prefix=self.share_prefix,
         )
         if self.device_mesh is not None:
-            shard(self.network, self.device_mesh["data_parallel"])
+            self._sharding.split(self.network)
 
     def setup(self, stage: str) -> None:
         data: Any = self.trainer.datamodule
@@ -177,6 +178,11 @@ class LitLLMRecognizer(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._network.train()  # from_pretrained leaves eval mode, in which gradient checkpointing never recomputes
+
+    @property
+    def _sharding(self) -> Any:
+        """The strategy, where it is one that shards."""
+        return self.trainer.strategy
 
     @property
     def _network(self) -> LLMRecognizer:
@@ -262,8 +268,7 @@ class LitLLMRecognizer(L.LightningModule):
         return {"llm": self._base, "tokenizer": self.tokenizer.fingerprint()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        kept.add("network.temperature")
+        kept = {*learning(self), "network.temperature"}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["trained_on"] = self._identity()
         checkpoint["prompt"] = self.prompt.text
@@ -281,8 +286,7 @@ class LitLLMRecognizer(L.LightningModule):
                 f"the checkpoint was tuned with the prompt {asked!r}, now it is asked {self.prompt.text!r};"
                 " model.init_args.prompt.text gives the first one back"
             )
-        wanted = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        missing = wanted - set(checkpoint["state_dict"])
+        missing = learning(self) - set(checkpoint["state_dict"])
         if missing:
             raise ValueError(
                 f"the checkpoint lacks {sorted(missing)[0]} and {len(missing) - 1} more; is it from another tuning?"
@@ -292,6 +296,6 @@ class LitLLMRecognizer(L.LightningModule):
     def export(self, folder: Path) -> None:
         """Write the recogniser; every rank takes part, and rank 0 writes."""
         recognizer = Recognizer(self.tokenizer, self._network)
-        with gathered(self._network):
+        with self._sharding.gathered() if self.device_mesh is not None else nullcontext():
             if self.global_rank == 0:
                 recognizer.save_pretrained(folder, self.llm, self.tuning, self.prompt)

@@ -54,22 +54,42 @@ def refuse_impossible(model: Any, trainer: Any) -> None:
         model: the parsed arguments of the module.
         trainer: those of the trainer.
     """
-    from skeleton_llm.language.tuning import refuse, refuse_bfloat16
+    from skeleton_llm.language.tuning import refuse, refuse_bfloat16, refuse_flat
 
     accelerator = _accelerator(trainer["accelerator"])
     strategy = _strategy(trainer, accelerator)
     optimization, llm = model.get("optimization") or {}, model.get("llm") or {}
+    tuning, inputs = model.get("tuning") or {}, model.get("inputs") or {}
     # the other stages train small networks whole
-    mode = (model["tuning"] or {}).get("mode", "lora") if "tuning" in model else "full"
-    if "tuning" not in model and strategy == "fsdp2":
-        raise ValueError("trainer.strategy FSDP2 shards a language model, which this stage does not train; take ddp")
-    if model.get("search") and strategy == "fsdp2":  # ranks would need another number of passes over shared layers
-        raise ValueError("model.init_args.search does not go with trainer.strategy FSDP2; set it to false")
+    mode = tuning.get("mode", "lora") if "tuning" in model else "full"
+    shards, name = strategy in ("fsdp1", "fsdp2"), strategy.upper()
+    if "tuning" not in model and shards:
+        raise ValueError(f"trainer.strategy {name} shards a language model, which this stage does not train; take ddp")
+    if model.get("search") and shards:  # ranks would need another number of passes over shared layers
+        raise ValueError(f"model.init_args.search does not go with trainer.strategy {name}; set it to false")
     refuse(mode, strategy, accelerator, optimization.get("optimizer", "adamw"))
+    dtype = llm.get("dtype", "float32")
+    refuse_flat(
+        strategy,
+        dtype,
+        dora=tuning.get("dora", False),
+        form=inputs.get("form", "codes"),
+        input_map=inputs.get("map", False),
+    )
+    if shards and str(trainer["precision"]).startswith("16"):
+        raise ValueError(
+            f"trainer.strategy {name} does not compute in trainer.precision {trainer['precision']}; set it to"
+            " bf16-mixed or 32-true, or take ddp"
+        )
+    if shards and trainer["inference_mode"]:
+        raise ValueError(
+            f"trainer.strategy {name} cannot train weights that a validation gathered in inference mode;"
+            " set trainer.inference_mode to false (configs/hardware/fsdp2.yaml does)"
+        )
     if accelerator == "cuda" and torch.cuda.is_available():
         keys = {"trainer.precision": str(trainer["precision"])}
         if "tuning" in model:
-            keys["llm.dtype"] = llm.get("dtype", "float32")
+            keys["llm.dtype"] = dtype
         refuse_bfloat16(keys, torch.cuda.get_device_name(), torch.cuda.get_device_capability())
 
 
@@ -90,8 +110,8 @@ def _strategy(trainer: Any, accelerator: str) -> str:
         return "single" if (one or str(devices) in ("1", "[0]", "0,")) and trainer["num_nodes"] == 1 else "ddp"
     if name.startswith(("ddp", "DDP")):
         return "ddp"
-    known = {"single_device": "single", "SingleDeviceStrategy": "single", "FSDP2": "fsdp2", "FSDPStrategy": "fsdp1"}
-    return "fsdp1" if name.startswith("fsdp") else known.get(name, name)
+    known = {"single_device": "single", "SingleDeviceStrategy": "single", "FSDP1": "fsdp1", "FSDP2": "fsdp2"}
+    return known.get(name, name)
 
 
 class _BarValues:

@@ -125,16 +125,17 @@ def _setup(arguments: argparse.Namespace) -> "Setup":
         ValueError: it cannot be held so.
     """
     from skeleton_llm.language.memory import Setup
-    from skeleton_llm.language.tuning import refuse, refuse_bfloat16
+    from skeleton_llm.language.tuning import refuse, refuse_bfloat16, refuse_flat
 
     card = CARDS[arguments.gpu]
     strategy: Any = arguments.strategy or ("single" if arguments.gpus == 1 else "ddp")
     dtype: Any = arguments.dtype or ("bfloat16" if card.capability >= (8, 0) else "float16")
     refuse(arguments.mode, strategy, "cuda", arguments.optimizer)
+    refuse_flat(strategy, dtype, input_map=arguments.input_map)
     refuse_bfloat16({"llm.dtype": dtype}, arguments.gpu, card.capability)
     if strategy == "single" and arguments.gpus > 1:
         raise ValueError(f"--strategy single runs on one GPU, got --gpus {arguments.gpus}; take ddp or fsdp2")
-    if strategy == "fsdp2" and dtype == "float16":
+    if strategy.startswith("fsdp") and dtype == "float16":
         raise ValueError(
             f"{strategy.upper()} does not compute in 16-mixed, which float16 needs; take --mode qlora --strategy ddp,"
             " or --dtype float32"
@@ -173,7 +174,8 @@ def _plan(arguments: argparse.Namespace, rehearsal: "Rehearsal", step: "Step", s
         "gib": {**_gib(told), "reserve": _RESERVE},
         "sum_gib": round(told.total / _GIB + _RESERVE, 3),
         "card_gib": card.gib,
-        "fits": told.total <= room,
+        **({"building_gib": round(told.building / _GIB + _RESERVE, 3)} if told.building else {}),
+        "fits": told.needed <= room,
         "clips": arguments.clips,
         "tflop_per_clip": flops / 1e12,
         "efficiency": arguments.efficiency,
@@ -181,7 +183,7 @@ def _plan(arguments: argparse.Namespace, rehearsal: "Rehearsal", step: "Step", s
         "hours_per_epoch": seconds / 3600,
         "largest_micro_batch": largest,
         "keys": _keys(arguments, largest, per_gpu),
-        "notes": _notes(arguments, card, fits=told.total <= room),
+        "notes": _notes(arguments, card, told, room),
     }
 
 
@@ -198,7 +200,7 @@ def _keys(arguments: argparse.Namespace, largest: int, per_gpu: int) -> dict[str
     return {"batch_size": batch, "accumulate_grad_batches": per_gpu // batch}
 
 
-def _notes(arguments: argparse.Namespace, card: Card, *, fits: bool) -> list[str]:
+def _notes(arguments: argparse.Namespace, card: Card, told: "Forecast", room: int) -> list[str]:
     notes = []
     if card.capability < (7, 5):
         notes.append(
@@ -211,20 +213,38 @@ def _notes(arguments: argparse.Namespace, card: Card, *, fits: bool) -> list[str
         notes.append("no bfloat16 and no flash attention before 8.0: float16 (configs/hardware/v100.yaml), sdpa")
     if arguments.global_batch % arguments.gpus:
         notes.append(f"{arguments.gpus} GPUs do not divide a global batch of {arguments.global_batch}")
-    if not fits:
+    if told.building > room:
+        notes.append(
+            f"while it is built, every GPU holds the whole quantised model, {told.building / _GIB:.2f} GiB, and it does"
+            " not fit; take larger GPUs, or --mode lora, which is built in the CPU's memory"
+        )
+    elif told.total > room:
         notes.append("does not fit; less memory: " + ", ".join(_savings(arguments)))
     return notes
 
 
 def _savings(arguments: argparse.Namespace) -> list[str]:
-    ways = {
-        "--gradient-checkpointing": not arguments.gradient_checkpointing,
-        "a smaller --batch": arguments.batch > 1,
-        "--mode qlora": arguments.mode != "qlora",
-        "--strategy fsdp2 on several GPUs": arguments.strategy != "fsdp2",
-        "more or larger GPUs": True,
+    """Ways to less memory that can run on this card with all that was asked for beside them."""
+    shared: dict[str, Any] = {"strategy": "fsdp2", "gpus": max(2, arguments.gpus)}
+    changes: dict[str, dict[str, Any]] = {
+        "--gradient-checkpointing": {"gradient_checkpointing": True},
+        "a smaller --batch": {"batch": 1},
+        "--mode qlora": {"mode": "qlora"},
+        f"--strategy fsdp2 --gpus {shared['gpus']}": shared,
     }
-    return [way for way, is_open in ways.items() if is_open]
+    given = vars(arguments)
+    return [
+        *(way for way, change in changes.items() if given != given | change and _works({**given, **change})),
+        "more or larger GPUs",
+    ]
+
+
+def _works(given: dict[str, Any]) -> bool:
+    try:
+        _setup(argparse.Namespace(**given))
+    except ValueError:
+        return False
+    return True
 
 
 def _text(told: dict[str, Any]) -> str:
@@ -236,7 +256,7 @@ def _text(told: dict[str, Any]) -> str:
         f" and {sizes['answer']} of the answer, on each GPU in GiB:",
         "",
         *(f"  {row:<14}{size:>8.2f}" for row, size in told["gib"].items() if size),
-        f"  {'sum':<14}{told['sum_gib']:>8.2f}  of {told['card_gib']}: {'fits' if told['fits'] else 'does not fit'}",
+        *_sums(told),
         "",
         f"an epoch of {told['clips']:,} clips of {told['tflop_per_clip']:.3g} TFLOP:"
         f" {_duration(told['hours_per_epoch'])} at {told['efficiency']:.0%}"
@@ -245,6 +265,14 @@ def _text(told: dict[str, Any]) -> str:
         + "".join(f", {key} {value}" for key, value in told["keys"].items()),
     ]
     return "\n".join([*lines, *(f"note: {note}" for note in told["notes"])])
+
+
+def _sums(told: dict[str, Any]) -> list[str]:
+    """The sum, and what there is before the model is sharded; the larger one is held against the card."""
+    sums = {"sum": told["sum_gib"], **({"while built": told["building_gib"]} if "building_gib" in told else {})}
+    verdict = f"  of {told['card_gib']}: {'fits' if told['fits'] else 'does not fit'}"
+    largest = max(sums, key=lambda name: sums[name])
+    return [f"  {name:<14}{size:>8.2f}{verdict if name == largest else ''}" for name, size in sums.items()]
 
 
 def _duration(hours: float) -> str:

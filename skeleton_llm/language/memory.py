@@ -54,7 +54,7 @@ class Step:
     Args:
         batch: clips.
         tokens: of an action sentence.
-        before: tokens of the prompt before it; read once for all clips but under gradient checkpointing and FSDP2.
+        before: tokens of the prompt before it; read once for all clips but under gradient checkpointing and FSDP.
         after: tokens of the prompt after it.
         answer: tokens of the longest name, its end included.
     """
@@ -75,7 +75,7 @@ class Setup:
         mixed: compute in ``dtype`` by autocast (Lightning's ``bf16-mixed`` and ``16-mixed``).
         attention: as ``LanguageModel.attention``.
         device: whose kernels; they keep different tensors for the backward pass.
-        strategy: ``ddp`` holds a copy on each GPU, ``fsdp2`` shares one out.
+        strategy: ``ddp`` holds a copy on each GPU, ``fsdp2`` and ``fsdp1`` share one out.
         gpus: how many.
         optimizer: as ``Optimization.optimizer``.
         input_map: as ``Inputs.map``.
@@ -85,7 +85,7 @@ class Setup:
     mixed: bool = False
     attention: Literal["sdpa", "eager"] = "sdpa"
     device: Literal["cpu", "cuda"] = "cuda"
-    strategy: Literal["single", "ddp", "fsdp2"] = "single"
+    strategy: Literal["single", "ddp", "fsdp2", "fsdp1"] = "single"
     gpus: int = 1
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw_8bit"] = "adamw"
     input_map: bool = False
@@ -93,19 +93,31 @@ class Setup:
     @property
     def shards(self) -> int:
         """Among how many GPUs the weights are shared out."""
-        return self.gpus if self.strategy == "fsdp2" else 1
+        return self.gpus if self.strategy.startswith("fsdp") else 1
 
 
 class Forecast(NamedTuple):
-    """``rows``: bytes on one GPU at the fullest moment; ``flops`` of one micro-batch, forward and backward."""
+    """What a step takes.
+
+    Attributes:
+        rows: bytes on one GPU at the fullest moment.
+        flops: of one micro-batch, forward and backward.
+        building: bytes on one GPU before the model is sharded; 0 where it is built elsewhere.
+    """
 
     rows: dict[str, int]
     flops: int
+    building: int = 0
 
     @property
     def total(self) -> int:
         """Bytes on one GPU."""
         return sum(self.rows.values())
+
+    @property
+    def needed(self) -> int:
+        """Bytes that one GPU must have."""
+        return max(self.total, self.building)
 
 
 class Rehearsal:
@@ -155,7 +167,7 @@ class Rehearsal:
             working, updating = (_extended(*rows, times) for rows in zip(few[:2], some[:2], strict=True))
             flops = round(few[2] + times * (some[2] - few[2]))
         rows = max(working, updating, key=lambda moment: sum(moment.values()))
-        return Forecast({**rows, "communication": self._communication()}, flops)
+        return Forecast({**rows, "communication": self._communication()}, flops, self._building())
 
     @contextmanager
     def _first(self, count: int) -> Iterator[None]:
@@ -204,6 +216,12 @@ class Rehearsal:
         layers = [_gathered(layer.parameters()) for layer in self.layers]
         return _gathered(self.network.parameters()) - sum(layers) + 2 * max(layers)
 
+    def _building(self) -> int:
+        """All weights and adapters where every GPU quantises the whole model, of which it then keeps its share."""
+        if self.setup.shards == 1 or self.tuning.quantization == "none":
+            return 0
+        return sum(_bytes(parameter) for parameter in self.network.parameters())
+
     def largest(self, step: Step, room: int, most: int) -> int:
         """Clips of the largest micro-batch up to ``most`` that fits into ``room`` bytes; 0 where not even one does.
 
@@ -211,7 +229,7 @@ class Rehearsal:
         """
 
         def total(batch: int) -> int:
-            return self.forecast(replace(step, batch=batch)).total
+            return self.forecast(replace(step, batch=batch)).needed
 
         if (high := total(most)) <= room:
             return most
@@ -242,7 +260,7 @@ class _Unspoken(LLMRecognizer):
     def __init__(self, llm: nn.Module, setup: Setup) -> None:
         nn.Module.__init__(self)
         self.llm, self.inputs, self._late = llm, Inputs(map=setup.input_map), None
-        self.share_prefix = setup.strategy != "fsdp2"
+        self.share_prefix = not setup.strategy.startswith("fsdp")
         self.width = llm.get_input_embeddings().embedding_dim  # type: ignore[operator]
         self.input_map = nn.Linear(self.width, self.width) if setup.input_map else None
         self.register_buffer("word_norm", torch.ones(()), persistent=False)

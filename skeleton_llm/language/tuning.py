@@ -133,6 +133,11 @@ def refuse(mode: str, strategy: str, accelerator: str, optimizer: str = "adamw")
     Raises:
         ValueError: they do not; says why, and what is nearest.
     """
+    if strategy in ("fsdp", "fsdp_cpu_offload", "FSDPStrategy"):
+        raise ValueError(
+            f"trainer.strategy {strategy} flattens what learns together with what does not, whatever their dtypes;"
+            f" take {_FSDP2}, or trainer.strategy fsdp1, which keeps them apart as PEFT does"
+        )
     if strategy not in STRATEGIES:
         raise ValueError(f"trainer.strategy {strategy} is not supported; take ddp, or {_FSDP2} to shard the model")
     if mode == "int8" and strategy.startswith("fsdp"):
@@ -140,12 +145,7 @@ def refuse(mode: str, strategy: str, accelerator: str, optimizer: str = "adamw")
             "tuning.mode int8 cannot be sharded: the scales of LLM.int8 stay behind;"
             f" take tuning.mode qlora with {_FSDP2}"
         )
-    if strategy == "fsdp1":
-        raise ValueError(
-            "FSDP1 flattens weights of one dtype and one kind, and adapters differ from their base in both;"
-            f" take {_FSDP2}, which shards each weight by itself"
-        )
-    if optimizer != "adamw" and strategy == "fsdp2":
+    if optimizer != "adamw" and strategy.startswith("fsdp"):
         raise ValueError(
             f"optimization.optimizer {optimizer} cannot update shards; set it to adamw, whose memory the ranks divide,"
             " or take trainer.strategy ddp"
@@ -159,6 +159,35 @@ def refuse(mode: str, strategy: str, accelerator: str, optimizer: str = "adamw")
         for key, value, instead in (("tuning.mode", mode, "lora"), ("optimization.optimizer", optimizer, "adamw")):
             if value in ("qlora", "int8", "adamw_8bit"):
                 raise ValueError(f"{key} {value} needs bitsandbytes, which has no {accelerator}; set it to {instead}")
+
+
+def refuse_flat(strategy: str, dtype: str, *, dora: bool = False, form: str = "codes", input_map: bool = False) -> None:
+    """Nothing where FSDP1 can flatten the weights, or the strategy is another.
+
+    Args:
+        strategy: one of ``STRATEGIES``.
+        dtype: ``llm.dtype``.
+        dora: ``tuning.dora``.
+        form: ``inputs.form``.
+        input_map: ``inputs.map``.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if strategy != "fsdp1":
+        return
+    if dora:
+        raise ValueError(
+            "tuning.dora reads the weights of adapters from outside them, where FSDP1 has only a share;"
+            f" set it to false, or take {_FSDP2}"
+        )
+    outside = {"inputs.form vocabulary": form == "vocabulary", "inputs.map": input_map}
+    for key, learns in outside.items():
+        if learns and dtype != "float32":
+            raise ValueError(
+                f"{key} learns in float32 beside words in {dtype}, which FSDP1 would flatten into one tensor;"
+                f" set llm.dtype to float32, or take {_FSDP2}"
+            )
 
 
 def refuse_bfloat16(keys: dict[str, str], gpu: str, capability: tuple[int, int]) -> None:

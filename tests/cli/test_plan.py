@@ -5,6 +5,7 @@ import pytest
 from transformers import LlamaConfig
 
 from skeleton_llm.cli.main import main
+from skeleton_llm.cli.plan import CARDS
 
 FEW = ["--batch", "2", "--global-batch", "4", "--frames", "32"]
 
@@ -51,7 +52,49 @@ def test_what_does_not_fit_says_so_and_what_needs_less(capsys, llama_13b):
     out = capsys.readouterr().out
     assert "of 31.7: does not fit" in out
     assert "largest micro-batch that fits: 0\n" in out
-    assert "less memory: --gradient-checkpointing, a smaller --batch, --mode qlora, --strategy fsdp2" in out
+    assert "less memory: --gradient-checkpointing, a smaller --batch, --mode qlora, more or larger GPUs\n" in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "shards"),
+    [
+        ("--gpu V100-16 --mode full", False),  # not in float16
+        ("--gpu V100-16 --mode full --dtype float32", True),
+        ("--gpu 24GB --mode int8", False),
+        ("--gpu 24GB --mode full --optimizer adamw_8bit --gpus 4", False),
+        ("--gpu 24GB --mode frozen --input-map", True),
+    ],
+)
+def test_every_way_to_less_memory_that_is_named_can_be_asked_for(capsys, monkeypatch, asked, shards):
+    for card in ("24GB", "V100-16"):
+        monkeypatch.setitem(CARDS, card, CARDS[card]._replace(gib=1.0))  # nothing fits
+    many = ["plan", "built-in", *asked.split(), *FEW]
+    assert main([*many, "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    ways = next(note for note in told["notes"] if "less memory: " in note).split("less memory: ")[1].split(", ")
+    assert ways[-1] == "more or larger GPUs"
+    assert any("--strategy" in way for way in ways) == shards
+    for way in ways:
+        if way.startswith(("--mode", "--strategy")):
+            main([*many, *way.split()])
+            assert not capsys.readouterr().err
+
+
+def test_a_quantised_model_must_fit_each_gpu_before_it_is_sharded(capsys, tmp_path):
+    LlamaConfig(
+        vocab_size=32000, hidden_size=20480, intermediate_size=81920, num_hidden_layers=8, num_attention_heads=64
+    ).save_pretrained(tmp_path)
+    asked = ["plan", str(tmp_path), "--mode", "qlora", "--gpus", "4"]
+    assert main([*asked, "--gpu", "24GB", "--strategy", "fsdp2", *FEW]) == 1
+    out = capsys.readouterr().out
+    whole, shared = (float(re.search(rf"{row} +([0-9.]+)", out)[1]) for row in ("while built", "sum"))
+    assert shared < 23.6 < whole
+    assert whole == pytest.approx(1 + (8 * 16 * 20480**2 * 0.5159 + 2 * 2 * 32000 * 20480) / 2**30, rel=0.02)
+    assert f"{whole:.2f}  of 23.6: does not fit" in out
+    assert ": fits" not in out
+    assert "every GPU holds the whole quantised model" in out
+    assert "largest micro-batch that fits: 0\n" in out
+    assert planned(capsys, *asked[1:], "--gpu", "A100-80", "--strategy", "fsdp2")["fits"]
 
 
 def test_a_v100_takes_float16_and_names_its_wheel(capsys):
@@ -77,6 +120,7 @@ def test_a_v100_takes_float16_and_names_its_wheel(capsys):
         ),
         (["--strategy", "single"], "--strategy single runs on one GPU, got --gpus 4; take ddp or fsdp2"),
         (["--strategy", "fsdp2", "--dtype", "float16"], "FSDP2 does not compute in 16-mixed"),
+        (["--strategy", "fsdp1", "--input-map"], "inputs.map learns in float32 beside words in bfloat16"),
         (["--mode", "frozen"], "leaves nothing to learn; add --input-map"),
         (["--targets", "c_attn"], r"tuning.targets \['c_attn'\] name no layer of LlamaForCausalLM"),
     ],

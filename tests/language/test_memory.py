@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -36,11 +38,13 @@ class Run:
 
     def __init__(self, config, tuning, setup, batch, tokens, folder=None):
         torch.manual_seed(0)
+        self.dtype = getattr(torch, setup.dtype)
+        self.context = partial(torch.autocast, "cpu", self.dtype) if setup.mixed else nullcontext
         if tuning.quantization == "none":
-            llm = AutoModelForCausalLM.from_config(config, attn_implementation=setup.attention)
+            llm = AutoModelForCausalLM.from_config(config, dtype=self.dtype, attn_implementation=setup.attention)
         else:
             AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-            llm = LanguageModel(str(folder), attention=setup.attention).load(tuning.quantization)
+            llm = LanguageModel(str(folder), dtype=setup.dtype, attention=setup.attention).load(tuning.quantization)
         llm.requires_grad_(requires_grad=False)
         wording = Wording(LanguageModel().tokenizer(), NAMES, Prompt())
         self.network = LLMRecognizer(tuning.apply(llm), wording, Inputs(map=setup.input_map)).train()
@@ -56,7 +60,9 @@ class Run:
         )  # the longest name is there, and shorter ones
 
     def learn(self):
-        self.network.loss(*self.batch).backward()
+        with self.context():
+            loss = self.network.loss(*self.batch)
+        loss.backward()
         self.optimizer.step()
 
     def held(self):
@@ -82,6 +88,7 @@ class Run:
 LORA, CPU = Tuning(r=16), Setup(device="cpu")
 FUSED = Tuning(r=16, targets=["c_attn"])
 EVERY = Tuning(r=16, targets=["all-linear"], gradient_checkpointing=True)
+MIXED = Setup(device="cpu", dtype="bfloat16", mixed=True)
 EAGER, MAP = Setup(device="cpu", attention="eager"), Setup(device="cpu", input_map=True)
 
 
@@ -91,6 +98,7 @@ EAGER, MAP = Setup(device="cpu", attention="eager"), Setup(device="cpu", input_m
         (llama(), LORA, CPU, 8, 30),
         (llama(), Tuning(mode="full"), CPU, 4, 20),
         (llama(256, 4), EVERY, CPU, 16, 60),
+        (llama(), LORA, MIXED, 8, 30),
         *(
             pytest.param(*cell, marks=pytest.mark.slow)
             for cell in [
@@ -105,6 +113,11 @@ EAGER, MAP = Setup(device="cpu", attention="eager"), Setup(device="cpu", input_m
                 (llama(256), Tuning(mode="int8", r=16), CPU, 8, 60),
                 (gpt2(), FUSED, CPU, 16, 60),
                 (gpt2(256), Tuning(mode="full"), EAGER, 8, 40),
+                (llama(256), LORA, MIXED, 8, 40),
+                (llama(256), Tuning(mode="full"), MIXED, 8, 40),
+                (llama(256, 4), EVERY, MIXED, 4, 40),
+                (llama(256), Tuning(mode="qlora", r=16), MIXED, 8, 60),
+                (gpt2(), FUSED, MIXED, 16, 60),
             ]
         ),
     ],

@@ -14,7 +14,7 @@ from skeleton_llm.language import (
     save_network,
 )
 from skeleton_llm.language.inputs import decoder_layers
-from skeleton_llm.language.tuning import STRATEGIES, refuse, refuse_bfloat16
+from skeleton_llm.language.tuning import STRATEGIES, refuse, refuse_bfloat16, refuse_flat
 from tiny_llms import write
 
 MODES = ("lora", "qlora", "int8", "full", "frozen")
@@ -163,12 +163,12 @@ def works(*cell) -> bool:
 def test_the_cells_that_work_are_those_that_are_tested():
     cpu = {(mode, strategy) for mode in MODES for strategy in STRATEGIES if works(mode, strategy, "cpu")}
     alone = {(mode, strategy) for mode in MODES for strategy in ("single", "ddp")}
-    assert cpu == alone | {(mode, "fsdp2") for mode in ("lora", "qlora", "full", "frozen")}
+    assert cpu == alone | {(mode, f"fsdp{i}") for mode in ("lora", "qlora", "full", "frozen") for i in (1, 2)}
     for mode in MODES:
         for strategy in STRATEGIES:
             assert works(mode, strategy, "cuda") == ((mode, strategy) in cpu)
             for optimizer in OPTIMIZERS:
-                right = (mode, strategy) in cpu and (optimizer == "adamw" or strategy != "fsdp2")
+                right = (mode, strategy) in cpu and (optimizer == "adamw" or strategy in ("single", "ddp"))
                 assert works(mode, strategy, "cuda", optimizer) == right
     assert {mode for mode in MODES if works(mode, "single", "mps")} == {"lora", "full", "frozen"}
 
@@ -178,8 +178,9 @@ def test_the_cells_that_work_are_those_that_are_tested():
     [
         (("int8", "fsdp2", "cuda"), "tuning.mode qlora with configs/hardware/fsdp2.yaml", ("qlora", "fsdp2", "cuda")),
         (("int8", "fsdp1", "cuda"), "tuning.mode qlora with configs/hardware/fsdp2.yaml", ("qlora", "fsdp2", "cuda")),
-        (("lora", "fsdp1", "cuda"), "take configs/hardware/fsdp2.yaml", ("lora", "fsdp2", "cuda")),
-        (("lora", "fsdp1", "cpu"), "take configs/hardware/fsdp2.yaml", ("lora", "fsdp2", "cpu")),
+        (("lora", "fsdp", "cuda"), "take configs/hardware/fsdp2.yaml, or .* fsdp1", ("lora", "fsdp1", "cuda")),
+        (("full", "FSDPStrategy", "cuda"), "take configs/hardware/fsdp2.yaml, or .* fsdp1", ("full", "fsdp1", "cuda")),
+        (("full", "fsdp1", "cuda", "adamw_8bit"), "set it to adamw, .* trainer.strategy ddp", ("full", "ddp", "cuda")),
         (("full", "fsdp2", "cuda", "adamw_8bit"), "set it to adamw, .* trainer.strategy ddp", ("full", "ddp", "cuda")),
         (("lora", "ddp", "cpu", "paged_adamw_8bit"), "set it to adamw_8bit", ("lora", "ddp", "cpu", "adamw_8bit")),
         (("qlora", "single", "mps"), "tuning.mode qlora needs bitsandbytes.*to lora", ("lora", "single", "mps")),
@@ -191,6 +192,26 @@ def test_what_cannot_work_names_the_nearest_that_does(cell, named, instead):
     with pytest.raises(ValueError, match=named):
         refuse(*cell)
     refuse(*instead)
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"dora": True}, "tuning.dora .* set it to false, or take configs/hardware/fsdp2.yaml"),
+        (
+            {"input_map": True},
+            "inputs.map learns in float32 beside words in bfloat16, .* llm.dtype to float32, or take",
+        ),
+        ({"form": "vocabulary"}, "inputs.form vocabulary learns in float32 beside words in bfloat16"),
+    ],
+)
+def test_what_fsdp1_cannot_flatten_is_refused(keys, named):
+    with pytest.raises(ValueError, match=named):
+        refuse_flat("fsdp1", "bfloat16", **keys)
+    refuse_flat("fsdp2", "bfloat16", **keys)
+    if "dora" not in keys:
+        refuse_flat("fsdp1", "float32", **keys)
+    refuse_flat("fsdp1", "bfloat16", form="latents")
 
 
 def test_bfloat16_is_refused_on_gpus_that_only_emulate_it():

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -50,13 +51,18 @@ def learned(folder):
     return {f"{path.name}:{key}": tensor for path in files for key, tensor in load_file(path).items()}
 
 
+def found(out, cell, ranks):
+    return json.loads((out / f"{cell.replace(':', '_')}_{ranks}.json").read_text())
+
+
 def assert_alike(out, cell):
     name = cell.replace(":", "_")
-    one, two = (json.loads((out / f"{name}_{ranks}.json").read_text()) for ranks in (1, 2))
+    one, two = (found(out, cell, ranks) for ranks in (1, 2))
+    assert one["validated"] == two["validated"] == [2, 4]  # in the middle of training too
     assert len(one["losses"]) == 4
     assert one["losses"] == pytest.approx(two["losses"], abs=1e-4)
     assert one["metrics"].keys() == two["metrics"].keys()
-    assert two["sharded"] > 0 if "fsdp2" in cell else two["sharded"] == 0
+    assert two["sharded"] > 0 if "fsdp" in cell else two["sharded"] == 0
     scores = [
         {
             int(i): row
@@ -79,34 +85,53 @@ def assert_alike(out, cell):
 def test_lora_on_two_ranks_is_that_of_one_process_whole_or_sharded_and_goes_on_from_its_checkpoint(
     small_data, tokenizer, tmp_path
 ):
-    on_one_and_two_ranks(small_data, tokenizer, tmp_path, "lora:ddp", "lora:fsdp2")
-    for cell in ("lora:ddp", "lora:fsdp2"):
+    cells = ("lora:ddp", "lora:fsdp1", "lora:fsdp2")
+    on_one_and_two_ranks(small_data, tokenizer, tmp_path, *cells)
+    for cell in cells:
         one, two = assert_alike(tmp_path, cell)
         assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-5)
-    whole, resumed = (learned(tmp_path / f"lora_fsdp2_2{end}") for end in ("", "_resumed"))
-    assert all(tensor.equal(resumed[key]) for key, tensor in whole.items())
-    checkpoint = torch.load(tmp_path / "lora_fsdp2_2.ckpt", weights_only=True)
-    assert all("lora" in key or "temperature" in key for key in checkpoint["state_dict"])
+    for name in ("lora_fsdp1_2", "lora_fsdp2_2"):
+        whole, resumed = (learned(tmp_path / f"{name}{end}") for end in ("", "_resumed"))
+        assert all(tensor.equal(resumed[key]) for key, tensor in whole.items())
+        checkpoint = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
+        assert all("lora" in key or "temperature" in key for key in checkpoint["state_dict"])
+        assert not any("wrapped" in key for key in checkpoint["state_dict"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "cells",
     [
-        ["qlora:ddp", "qlora:fsdp2"],
+        ["qlora:ddp", "qlora:fsdp1", "qlora:fsdp2"],
         ["int8:ddp"],
-        ["full:ddp", "full:fsdp2"],
-        ["frozen:ddp", "frozen:fsdp2"],
-        ["lora:fsdp2:dora", "lora:fsdp2:checkpointed", "lora:ddp:checkpointed", "full:fsdp2:checkpointed"],
+        ["full:ddp", "full:fsdp1", "full:fsdp2"],
+        ["frozen:ddp", "frozen:fsdp1", "frozen:fsdp2"],
+        ["lora:ddp:checkpointed", "lora:fsdp1:checkpointed", "lora:fsdp2:checkpointed"],
+        ["full:fsdp1:checkpointed", "full:fsdp2:checkpointed", "lora:ddp:dora", "lora:fsdp2:dora"],
+        ["lora:ddp:vocabulary", "lora:fsdp1:vocabulary", "lora:fsdp2:vocabulary"],
+        ["lora:ddp:late", "lora:fsdp1:late", "lora:fsdp2:late"],
+        ["lora:ddp:late_checkpointed", "lora:fsdp1:late_checkpointed", "lora:fsdp2:late_checkpointed"],
+        ["full:ddp:eight_bits"],
     ],
     ids=str,
 )
-def test_every_other_mode_on_two_ranks_is_that_of_one_process(small_data, tokenizer, tmp_path, cells):
+def test_every_other_mode_and_form_on_two_ranks_is_that_of_one_process(small_data, tokenizer, tmp_path, cells):
     on_one_and_two_ranks(small_data, tokenizer, tmp_path, *cells)
     for cell in cells:
         assert_alike(tmp_path, cell)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["lora", "qlora"])
+def test_float32_adapters_on_a_bfloat16_base_learn_alike_under_fsdp1_and_fsdp2(small_data, tokenizer, tmp_path, mode):
+    cells = (f"{mode}:fsdp1:bfloat16", f"{mode}:fsdp2:bfloat16")
+    on_one_and_two_ranks(small_data, tokenizer, tmp_path, *cells)
+    old, new = (found(tmp_path, cell, 2)["losses"] for cell in cells)
+    assert old == pytest.approx(new, abs=1e-4)
+    assert old == pytest.approx(found(tmp_path, cells[0], 1)["losses"], abs=0.02)  # bfloat16 rounds to 0.4 %
+
+
+_WHOLE = ["--trainer.inference_mode", "false"]
 _FSDP2 = ["--trainer.strategy", "{class_path: lightning_modules.FSDP2}"]
 _OPTIMIZER = "--model.init_args.optimization.optimizer"
 
@@ -116,7 +141,17 @@ _OPTIMIZER = "--model.init_args.optimization.optimizer"
     [
         ([*_FSDP2, "--model.init_args.tuning.mode", "int8"], "tuning.mode int8 cannot be sharded"),
         ([*_FSDP2, _OPTIMIZER, "adamw_8bit"], "cannot update shards"),
+        (["--trainer.strategy", "fsdp1", _OPTIMIZER, "adamw_8bit"], "cannot update shards"),
         ([_OPTIMIZER, "paged_adamw_8bit"], "set it to adamw_8bit"),
+        (_FSDP2, "trainer.strategy FSDP2 cannot train .* set trainer.inference_mode to false"),
+        (["--trainer.strategy", "fsdp2"], "trainer.strategy FSDP2 cannot train .* set trainer.inference_mode to false"),
+        (["--trainer.strategy", "fsdp1"], "trainer.strategy FSDP1 cannot train .* set trainer.inference_mode to false"),
+        ([*_FSDP2, *_WHOLE, "--trainer.precision", "16-mixed"], "FSDP2 does not compute in trainer.precision 16-mixed"),
+        (["--trainer.strategy", "fsdp1", *_WHOLE, "--model.init_args.tuning.dora", "true"], "tuning.dora reads"),
+        (
+            ["--trainer.strategy", "fsdp1", *_WHOLE, "--model.init_args.llm.dtype", "bfloat16"],
+            "inputs.map learns in float32 beside words in bfloat16",
+        ),
         (["--trainer.strategy", "fsdp"], "take configs/hardware/fsdp2.yaml"),
         (
             ["--trainer.strategy", "{class_path: lightning.pytorch.strategies.FSDPStrategy}"],
@@ -134,7 +169,14 @@ def test_a_run_that_cannot_work_is_one_sentence_before_anything_loads(tmp_path, 
     assert main(stage2_arguments(nowhere, tmp_path / "run", nowhere, *more)) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
-    assert named in error[0]
+    assert re.search(named, error[0])
+
+
+@pytest.mark.parametrize("strategy", ["fsdp1", "fsdp2", "{class_path: lightning_modules.FSDP1}", _FSDP2[1]])
+def test_a_sharded_run_is_known_by_name_and_by_class(tmp_path, capsys, strategy):
+    nowhere = tmp_path / "nowhere"
+    assert main(stage2_arguments(nowhere, tmp_path / "run", nowhere, "--trainer.strategy", strategy, *_WHOLE)) == 2
+    assert str(nowhere) in capsys.readouterr().err  # nothing else is wrong
 
 
 def test_stage_1_is_not_sharded(tmp_path, capsys):

@@ -1,7 +1,8 @@
 """Tune a language model in one process, then the same on two gloo ranks: tuning_ranks.py DATA TOKENIZER OUT CELL...
 
 A cell is MODE:STRATEGY[:TURN]. Two processes run this script, told apart by LOCAL_RANK; rank 0 makes the runs of one
-process first. Each run writes OUT/NAME.json (losses, metrics, DTensors) and OUT/NAME (the recogniser).
+process first. Each run writes OUT/NAME.json (losses, metrics, how many weights are sharded) and OUT/NAME (the
+recogniser). It validates in the middle of training too.
 """
 
 import json
@@ -11,16 +12,27 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 
 from callbacks import StepSeed
 from datamodules import SkeletonDataModule
-from lightning_modules import FSDP2, LitLLMRecognizer, Optimization
+from lightning_modules import LitLLMRecognizer, Optimization
 from skeleton_llm.language import Inputs, LanguageModel, Tuning
 from skeleton_llm.networks import ActionTokenizer
 
 CLIPS, STEPS, VALIDATED = 8, 4, 9  # of nine clips in batches of four one rank has two batches, the other one
-TURNS = {"": {}, "dora": {"dora": True}, "checkpointed": {"gradient_checkpointing": True}}
+LATE = {"form": "latents", "layer": 1}
+TURNS = {
+    "": {},
+    "dora": {"tuning": {"dora": True}},
+    "checkpointed": {"tuning": {"gradient_checkpointing": True}},
+    "vocabulary": {"inputs": {"form": "vocabulary"}},
+    "late": {"inputs": LATE},
+    "late_checkpointed": {"inputs": LATE, "tuning": {"gradient_checkpointing": True}},
+    "eight_bits": {"optimization": {"optimizer": "adamw_8bit"}},
+    "bfloat16": {"llm": {"dtype": "bfloat16"}},
+}
 
 
 class Seeded(LitLLMRecognizer):
@@ -35,18 +47,24 @@ class Losses(L.Callback):
     """Mean over the ranks, a step each; what was sharded; this rank's scores of validation clips."""
 
     def __init__(self):
-        self.losses, self.sharded, self.scores = [], 0, {}
+        self.losses, self.sharded, self.scores, self.validated = [], 0, {}, []
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, i):
         self.scores |= dict(zip(outputs["index"].tolist(), outputs["scores"].tolist(), strict=True))
 
+    def on_validation_end(self, trainer, module):
+        self.validated.append(trainer.global_step)
+
     def on_train_batch_end(self, trainer, module, outputs, batch, i):
         self.losses.append(float(trainer.strategy.reduce(outputs["loss"].detach().clone(), reduce_op="mean")))
-        self.sharded = sum(isinstance(parameter, DTensor) for parameter in module.network.parameters())
+        whole = trainer.strategy.model
+        units = FullyShardedDataParallel.fsdp_modules(whole) if isinstance(whole, FullyShardedDataParallel) else []
+        self.sharded = sum(isinstance(parameter, DTensor) for parameter in module.network.parameters()) + len(units)
 
 
 def run(data, tokenizer, out, cell, ranks, *, steps=STEPS, resume=None):
     mode, strategy, turn = (*cell.split(":"), "")[:3]
+    changed = {"llm": {}, "tuning": {}, "inputs": {}, "optimization": {}, **TURNS[turn]}
     L.seed_everything(0)
     preprocess = ActionTokenizer.from_pretrained(tokenizer).preprocess
     module = SkeletonDataModule(data, "synthetic_xsub", preprocess=preprocess, batch_size=CLIPS // ranks)
@@ -55,21 +73,21 @@ def run(data, tokenizer, out, cell, ranks, *, steps=STEPS, resume=None):
         tokenizer,
         module.class_names,
         "ntu25",
-        llm=LanguageModel(attention="eager"),
-        tuning=Tuning(mode=mode, r=4, dropout=0.0, **TURNS[turn]),
-        inputs=Inputs(map=mode == "frozen"),
-        optimization=Optimization(lr=1e-3, warmup_steps=1),
+        llm=LanguageModel(attention="eager", **changed["llm"]),
+        tuning=Tuning(mode=mode, r=4, dropout=0.0, **changed["tuning"]),
+        inputs=Inputs(map=mode == "frozen", **changed["inputs"]),
+        optimization=Optimization(lr=1e-3, warmup_steps=1, **changed["optimization"]),
     )
     losses = Losses()
-    chosen = {"ddp": "ddp", "fsdp2": FSDP2()}[strategy] if ranks > 1 else "auto"
     trainer = L.Trainer(
         accelerator="cpu",
         devices=ranks,
-        strategy=chosen,
+        strategy=strategy if ranks > 1 else "auto",
         max_steps=steps,
         max_epochs=-1,
         gradient_clip_val=1.0,
-        val_check_interval=STEPS,
+        val_check_interval=STEPS // 2,
+        inference_mode=not strategy.startswith("fsdp"),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         default_root_dir=str(out),
@@ -89,7 +107,7 @@ def run(data, tokenizer, out, cell, ranks, *, steps=STEPS, resume=None):
     (out / f"{name}_scores{trainer.global_rank}.json").write_text(json.dumps(losses.scores))
     if trainer.is_global_zero:
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
-        found = {"losses": losses.losses, "metrics": metrics, "sharded": losses.sharded}
+        found = {"losses": losses.losses, "metrics": metrics, "sharded": losses.sharded, "validated": losses.validated}
         (out / f"{name}.json").write_text(json.dumps(found))
     return None
 
@@ -102,6 +120,6 @@ if __name__ == "__main__":
             run(data, tokenizer, Path(out), cell, 1)
     for cell in cells:
         run(data, tokenizer, Path(out), cell, 2)
-        if cell == "lora:fsdp2":
+        if cell in ("lora:fsdp1", "lora:fsdp2"):
             stopped = run(data, tokenizer, Path(out), cell, 2, steps=2)
             run(data, tokenizer, Path(out), cell, 2, resume=stopped)
