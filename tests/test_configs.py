@@ -122,6 +122,7 @@ SMALLER = {  # sizes alone; they stand behind the preset
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "placed", "kept"),
     [

@@ -36,7 +36,9 @@ def ranks_ended(data: Path, out: Path, ranks: int, case: str) -> dict:
     return torch.load(out, weights_only=True)
 
 
-@pytest.mark.parametrize("case", ["plain", "ragged", pytest.param("running", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "case", ["plain", *(pytest.param(case, marks=pytest.mark.slow) for case in ("ragged", "running"))]
+)
 def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled_batch(small_data, tmp_path, case):
     one, two = (ranks_ended(small_data, tmp_path / f"{ranks}.pt", ranks, case) for ranks in (1, 2))
     assert two["loss"].item() == pytest.approx(one["loss"].item(), rel=1e-5)
@@ -231,7 +233,8 @@ def test_no_step_of_a_run_with_the_shipped_callbacks_waits_for_the_device(small_
     assert "train/error_m" in drawn
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_the_step_compiles_as_one_graph_and_gives_the_same(small_data, backend):
     script = f"""
 import torch
@@ -321,7 +324,10 @@ STATEFUL = ["--model.init_args.network.codebook=ema", "--model.init_args.revive_
 STATEFUL += ["--model.init_args.zipf_momentum=0.8", "--data.init_args.preprocess.length=window"]
 
 
-@pytest.mark.parametrize(("workers", "stop", "options"), [("0", 3, []), ("2", 3, []), ("0", 0, []), ("0", 3, STATEFUL)])
+@pytest.mark.parametrize(
+    ("workers", "stop", "options"),
+    [("0", 3, STATEFUL), *(pytest.param(*case, [], marks=pytest.mark.slow) for case in (("0", 3), ("2", 3), ("0", 0)))],
+)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     small_data, tmp_path, monkeypatch, capsys, request, workers, stop, options
 ):
