@@ -6,7 +6,7 @@ import pytest
 import mutants
 from mutants import HOSTILE, TARGETS
 
-SEVERAL = {"ntu": 1, "ntu in zip": 2, "pyskl": 2, "pku": 3, "own": 4, "any": 2}  # targets of one reader share its 2,000
+SEVERAL = {"ntu": 1, "ntu in zip": 2, "pyskl": 2, "pku": 3, "own": 4, "any": 2}  # targets of one reader share its mutants
 
 
 @pytest.mark.parametrize(("most", "dice"), [(700, 0), pytest.param(1300, 1, marks=pytest.mark.slow)])
