@@ -6,16 +6,16 @@ import pytest
 import mutants
 from mutants import HOSTILE, TARGETS
 
-SEVERAL = {"ntu": 1, "ntu in zip": 2, "pyskl": 2, "pku": 3, "own": 4, "any": 2}  # targets of one reader share its mutants
+# targets of one reader share its 700 mutants; make fuzz N=2000 for more
+SEVERAL = {"ntu": 1, "ntu in zip": 2, "pyskl": 2, "pku": 3, "own": 4, "any": 2}
 
 
-@pytest.mark.parametrize(("most", "dice"), [(700, 0), pytest.param(1300, 1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", TARGETS)
-def test_mutants_are_read_rightly_or_refused_in_one_sentence(name, most, dice, tmp_path):
+def test_mutants_are_read_rightly_or_refused_in_one_sentence(name, tmp_path):
     for seed in TARGETS[name].seeds:
         assert mutants.check(name, seed, tmp_path) == "read"
-    count = most // SEVERAL.get(name, SEVERAL.get(name.split(" ", maxsplit=1)[0].split("_")[0], 1))
-    tally = mutants.fuzz(name, count, dice, tmp_path)
+    count = 700 // SEVERAL.get(name, SEVERAL.get(name.split(" ", maxsplit=1)[0].split("_")[0], 1))
+    tally = mutants.fuzz(name, count, 0, tmp_path)
     assert not tally.failures, "\n".join(tally.failures[:5])
     assert tally.read + tally.refused == count
     assert min(tally.read, tally.refused) > 0.05 * count  # damage that always or never shows would test nothing
