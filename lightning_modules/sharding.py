@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from skeleton_llm.language import LLMRecognizer
 from skeleton_llm.language.inputs import decoder_layers
 
+_ANSWERS = ("score", "best", "generate")  # methods that call the model as often as the clips need
 _WRAPPER = "_fsdp_wrapped_module."  # FSDP1 puts it into names
 
 
@@ -49,7 +50,7 @@ class FSDP2(ModelParallelStrategy):
         for layer in decoder_layers(network.llm):
             fully_shard(layer, mesh=mesh)
         fully_shard(network, mesh=mesh)
-        for name in ("loss", "score", "generate"):
+        for name in ("loss", *_ANSWERS):
             register_fsdp_forward_method(network, name)
 
     @contextmanager
@@ -209,7 +210,7 @@ def _prepare(network: LLMRecognizer, device: torch.device) -> None:
             module.support_avx512bf16_for_cpu = False  # would repack NF4 weights in place, which shards do not bear
     llm: Any = network.llm
     llm.generate = partial(llm.generate, synced_gpus=False)  # Hugging Face's own step-keeping leaves out idle ranks
-    for name in ("score", "generate"):
+    for name in _ANSWERS:
         setattr(network, name, _in_step(network, getattr(network, name)))
 
 
@@ -230,7 +231,7 @@ def _in_step(network: LLMRecognizer, method: Callable[..., Any]) -> Callable[...
             out = method(*args, **kwargs)
         finally:
             hook.remove()
-        words = network.llm.get_input_embeddings().weight  # type: ignore[operator]
+        words = network.llm.get_input_embeddings().weight
         while _join(network, 0.0) > 0:
             with torch.no_grad():
                 network.llm(inputs_embeds=words.new_zeros(1, 1, words.shape[1]), use_cache=False)

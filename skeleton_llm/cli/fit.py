@@ -65,8 +65,6 @@ def refuse_impossible(model: Any, trainer: Any) -> None:
     shards, name = strategy in ("fsdp1", "fsdp2"), strategy.upper()
     if "tuning" not in model and shards:
         raise ValueError(f"trainer.strategy {name} shards a language model, which this stage does not train; take ddp")
-    if model.get("search") and shards:  # ranks would need another number of passes over shared layers
-        raise ValueError(f"model.init_args.search does not go with trainer.strategy {name}; set it to false")
     refuse(mode, strategy, accelerator, optimization.get("optimizer", "adamw"))
     dtype = llm.get("dtype", "float32")
     refuse_flat(

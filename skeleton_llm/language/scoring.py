@@ -124,7 +124,7 @@ class NameTrie:
     ) -> Best:
         """The ``count`` likeliest names, as ``score`` would rank them, reading only the words that are in question.
 
-        How many passes it takes depends on the prompts: ranks that share a sharded model must call ``score``.
+        How many passes it takes depends on the prompts; ranks that share a sharded model must be kept in step.
 
         Raises:
             ValueError: more names are asked for than there are, or prompt and name exceed the model's sliding window.

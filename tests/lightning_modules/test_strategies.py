@@ -112,6 +112,7 @@ def test_lora_on_two_ranks_is_that_of_one_process_whole_or_sharded_and_goes_on_f
         ["lora:ddp:late", "lora:fsdp1:late", "lora:fsdp2:late"],
         ["lora:ddp:late_checkpointed", "lora:fsdp1:late_checkpointed", "lora:fsdp2:late_checkpointed"],
         ["full:ddp:eight_bits"],
+        ["lora:ddp:search", "lora:fsdp1:search", "lora:fsdp2:search"],
     ],
     ids=str,
 )

@@ -32,6 +32,7 @@ TURNS = {
     "late_checkpointed": {"inputs": LATE, "tuning": {"gradient_checkpointing": True}},
     "eight_bits": {"optimization": {"optimizer": "adamw_8bit"}},
     "bfloat16": {"llm": {"dtype": "bfloat16"}},
+    "search": {"module": {"search": True}},
 }
 
 
@@ -64,7 +65,7 @@ class Losses(L.Callback):
 
 def run(data, tokenizer, out, cell, ranks, *, steps=STEPS, resume=None):
     mode, strategy, turn = (*cell.split(":"), "")[:3]
-    changed = {"llm": {}, "tuning": {}, "inputs": {}, "optimization": {}, **TURNS[turn]}
+    changed = {"llm": {}, "tuning": {}, "inputs": {}, "optimization": {}, "module": {}, **TURNS[turn]}
     L.seed_everything(0)
     preprocess = ActionTokenizer.from_pretrained(tokenizer).preprocess
     module = SkeletonDataModule(data, "synthetic_xsub", preprocess=preprocess, batch_size=CLIPS // ranks)
@@ -77,6 +78,7 @@ def run(data, tokenizer, out, cell, ranks, *, steps=STEPS, resume=None):
         tuning=Tuning(mode=mode, r=4, dropout=0.0, **changed["tuning"]),
         inputs=Inputs(map=mode == "frozen", **changed["inputs"]),
         optimization=Optimization(lr=1e-3, warmup_steps=1, **changed["optimization"]),
+        **changed["module"],
     )
     losses = Losses()
     trainer = L.Trainer(
