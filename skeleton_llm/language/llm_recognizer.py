@@ -75,6 +75,7 @@ class LLMRecognizer(nn.Module):
             no cache.
     """
 
+    llm: Any  # a PreTrainedModel, or PEFT's wrapper of one: its methods are no business of nn.Module's types
     answers: Tensor
     word_norm: Tensor
     temperature: Tensor
@@ -106,7 +107,7 @@ class LLMRecognizer(nn.Module):
         self._late = None if self.inputs.layer is None else LateEntry(llm, self.inputs.layer)
 
     def _embedding(self) -> Any:
-        return self.llm.get_input_embeddings()  # type: ignore[operator]
+        return self.llm.get_input_embeddings()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -258,7 +259,7 @@ class LLMRecognizer(nn.Module):
             return []
         prompt, there = self.prompt(sentences, mask, listed)
         with self._entering(sentences, there, listed), _plain_generation(self.llm):
-            out = self.llm.generate(  # type: ignore[operator]
+            out = self.llm.generate(
                 inputs_embeds=prompt,
                 attention_mask=there.long(),
                 do_sample=False,

@@ -182,7 +182,7 @@ class Rehearsal:
     def _rehearse(self, step: Step) -> tuple[dict[str, int], dict[str, int], int]:
         """Rows at the fullest moment of forward and backward, and of the optimiser's update; the arithmetic."""
         share = dict.fromkeys(HELD, 1 / self.setup.shards)
-        ledger = Ledger(self.network.llm.get_input_embeddings().num_embeddings, share)  # type: ignore[operator]
+        ledger = Ledger(self.network.llm.get_input_embeddings().num_embeddings, share)
         learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         for tensor in (*self.network.parameters(), *self.network.buffers()):
             ledger.born(tensor, "adapters" if tensor.requires_grad and self.tuning.mode != "full" else "weights")

@@ -144,17 +144,19 @@ def load_network(
     """
     config = read_config(folder)
     quantization = "none" if config["merged"] else Tuning(**config["tuning"]).quantization
-    spec = _base(folder, config, llm)
-    with _whole(folder):
-        text, prompt = spec.tokenizer(), Prompt(**config["prompt"])
-    wording = Wording(text, config["class_names"] if class_names is None else class_names, prompt)
-    wording.check_room(sentence, spec.context)
-    return _load(Path(folder), config, spec, quantization, wording)
+    if class_names is not None:
+        config = {**config, "class_names": class_names}
+    return _load(Path(folder), config, llm, quantization, sentence)
 
 
 def _load(
-    folder: Path, config: dict[str, Any], spec: LanguageModel, quantization: Quantization, wording: Wording
+    folder: Path, config: dict[str, Any], llm: str | None, quantization: Quantization, sentence: int = 0
 ) -> LLMRecognizer:
+    spec = _base(folder, config, llm)
+    with _whole(folder):
+        text, prompt = spec.tokenizer(), Prompt(**config["prompt"])
+    wording = Wording(text, config["class_names"], prompt)
+    wording.check_room(sentence, spec.context)
     with _whole(folder):
         tuning, inputs, base = Tuning(**config["tuning"]), Inputs(**config["inputs"]), spec.load(quantization)
         if config["merged"]:
@@ -203,10 +205,7 @@ def merge_network(folder: Path | str, llm: str | None = None) -> None:
     folder, config = Path(folder), read_config(folder)
     if config["merged"]:
         raise ValueError(f"{folder}: is merged already; export it without --merge")
-    spec = _base(folder, config, llm)
-    with _whole(folder):
-        wording = Wording(spec.tokenizer(), config["class_names"], Prompt(**config["prompt"]))
-    network = _load(folder, config, spec, "none", wording)
+    network = _load(folder, config, llm, "none")
     whole: Any = network.llm
     if isinstance(whole, PeftModel):
         whole = whole.merge_and_unload()
