@@ -17,4 +17,5 @@ class LastStep(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.checkpoint_callback is not None:
+            # again, if the interval fell on this step: it now has the temperature of its own validation
             trainer.save_checkpoint(Path(trainer.default_root_dir) / "checkpoints" / f"step={trainer.global_step}.ckpt")

@@ -9,6 +9,7 @@ from skeleton_llm.skeletons import write_dataset
 from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 torch.set_num_threads(1)  # two test processes with two threads each wait for one another on two cores
 ROOT = Path(__file__).parents[1]
 

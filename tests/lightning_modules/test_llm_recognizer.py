@@ -58,9 +58,7 @@ def test_a_run_ends_with_a_recogniser_that_gives_the_test_accuracy_it_reported(s
     assert "test/confusion" in events.Tags()["images"] or "val/confusion" in events.Tags()["images"]
 
 
-def test_the_search_answers_as_the_whole_posterior_does_and_fits_no_temperature(
-    small_data, tokenizer, tmp_path, capsys
-):
+def test_the_search_answers_as_the_whole_posterior_does_and_fits_no_temperature(small_data, tokenizer, tmp_path):
     arguments = [*stage2_arguments(small_data, tmp_path, tokenizer), "--model.init_args.search", "true"]
     assert main(arguments) == 0
     results = json.loads((tmp_path / "results.json").read_text())
