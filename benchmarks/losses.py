@@ -100,19 +100,21 @@ def discrepancy(words: int, dim: int, codes: int = 512, *, naive: bool) -> None:
     show(f"MMD: {codes} codes, {words} words of width {dim}", ratios(functions, 3))
 
 
-def pull(latents: int, dim: int) -> None:
-    """Embedding and commitment."""
-    z, e = (torch.randn(latents, dim, requires_grad=True) for _ in range(2))
+def pull(latents: int, dim: int, codes: int = 512) -> None:
+    """Embedding and commitment, with the gradients to latents and codebook."""
+    z, e = torch.randn(latents, dim, requires_grad=True), torch.randn(codes, dim, requires_grad=True)
+    indices = torch.randint(codes, (latents,))
 
     def ours() -> Tensor:
-        found = codebook_losses(z, e)
+        found = codebook_losses(z, e, indices)
         return found.embedding + 0.02 * found.commitment
 
     def plain() -> Tensor:
-        return F.mse_loss(e, z.detach()) + 0.02 * F.mse_loss(z, e.detach())
+        tokens = F.embedding(indices, e)
+        return F.mse_loss(tokens, z.detach()) + 0.02 * F.mse_loss(z, tokens.detach())
 
     functions = {"ours, one pass": backward(ours, z, e), "two mse_loss by autograd (peer)": backward(plain, z, e)}
-    show(f"codebook losses: {latents} latents of width {dim}", ratios(functions, 5))
+    show(f"codebook losses: {latents} latents of width {dim}, {codes} codes", ratios(functions, 5))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def train(latents: int, dim: int, codes: int = 512) -> None:
     ball = geoopt.PoincareBall()
 
     def ours() -> Tensor:
-        pull = codebook_losses(z, e[nearest(z.detach(), e.detach())])
+        pull = codebook_losses(z, e, nearest(z.detach(), e.detach()))
         return pull.embedding + 0.02 * pull.commitment
 
     def by_geoopt() -> Tensor:

@@ -38,8 +38,8 @@ def compare(width: int, dim: int, batch: int) -> None:
 
     def every_loss() -> torch.Tensor:
         out = ours(x)
-        pull = codebook_losses(out.latents, out.tokens)
-        bias = zipf_loss(out.counts.sum(0), target) + context_loss(out.counts) + words(ours.quantizer.codebook())
+        pull = codebook_losses(out.latents, out.codebook, out.indices)
+        bias = zipf_loss(out.counts.sum(0), target) + context_loss(out.counts) + words(out.codebook)
         return F.smooth_l1_loss(out.reconstruction, x) + pull.embedding + 0.02 * pull.commitment + 0.2 * bias
 
     def peers_loss() -> torch.Tensor:

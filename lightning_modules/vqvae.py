@@ -30,6 +30,7 @@ class Pass(NamedTuple):
     sums: dict[str, Tensor]
     sizes: dict[str, Tensor]
     counts: Tensor  # [R, N], with gradient
+    codebook: Tensor  # [N, D], with gradient
     gap: Tensor  # summed over tokens
     latents: Tensor  # [R, K, D]
     indices: Tensor  # [R, K]
@@ -186,7 +187,7 @@ class LitVQVAE(L.LightningModule):
         frames = channels.new_ones(channels.shape[:2]) if mask is None else mask.to(channels.dtype)
         token_mask = None if mask is None else vqvae.token_mask(mask)
         there = torch.ones_like(out.agreement) if token_mask is None else token_mask
-        pull = codebook_losses(out.latents, out.tokens, token_mask, 1.0)
+        pull = codebook_losses(out.latents, out.codebook, out.indices, token_mask, 1.0)
         error = F.smooth_l1_loss(out.reconstruction, target, reduction="none").mean(-1)
         with torch.no_grad():
             metres, _ = vqvae.features.joints(out.reconstruction)
@@ -205,7 +206,7 @@ class LitVQVAE(L.LightningModule):
         sentences = there.any(-1)
         sizes = {"frames": frames.sum(), "bodies": bodies.sum(), "tokens": there.sum(), "sentences": sentences.sum()}
         gap = (out.gap * there).sum()
-        return Pass(sums, sizes, out.counts, gap, out.latents.detach(), out.indices, there)
+        return Pass(sums, sizes, out.counts, out.codebook, gap, out.latents.detach(), out.indices, there)
 
     def _run(self, batch: dict[str, Tensor]) -> Pass:
         given = batch["persons"], batch.get("lengths")
@@ -213,9 +214,8 @@ class LitVQVAE(L.LightningModule):
         clean = self.vqvae.rows(batch["clean"], *given).joints if self.denoise else None
         return self._pass(rows.joints, rows.persons, clean, rows.mask, quantize=self.vqvae.quantizer.ready)
 
-    def _plain(self) -> dict[str, Tensor]:
+    def _plain(self, codebook: Tensor) -> dict[str, Tensor]:
         """What depends on no batch."""
-        codebook = self.vqvae.quantizer.codebook()
         mmd = codebook.new_zeros(()) if self.word_mmd is None else self.word_mmd(codebook)
         return {"mmd": mmd, "token_norm": codebook.detach().norm(dim=-1).mean()}
 
@@ -245,7 +245,9 @@ class LitVQVAE(L.LightningModule):
         counts, sums, sizes, gap = whole.split([self.num_codes, len(sums), len(sizes), 1])
         of = dict(zip(_KINDS, sizes.detach().clamp_min(1e-6), strict=True))
         world = self.trainer.world_size
-        losses = {name: found.sums[name] / of[kind] * world for name, kind in _MEANS.items()} | self._plain()
+        losses = {name: found.sums[name] / of[kind] * world for name, kind in _MEANS.items()} | self._plain(
+            found.codebook
+        )
         losses["zipf"] = zipf_loss(self._usage(counts), self.zipf_target)
         losses["loss"] = self._total(losses)
         shown = {name: total / of[_MEANS[name]] for name, total in zip(_MEANS, sums, strict=True)}
@@ -325,7 +327,7 @@ class LitVQVAE(L.LightningModule):
     def _report(self, split: str) -> None:
         """Log each measure over the whole split and all ranks."""
         found: dict[str, Tensor] = {}
-        for name, value in self._plain().items():
+        for name, value in self._plain(self.vqvae.quantizer.codebook()).items():
             self.means[f"{split}_{name}"].update(value)
         for name in (*_MEANS, *_PLAIN):
             metric = self.means[f"{split}_{name}"]

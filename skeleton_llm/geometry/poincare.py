@@ -66,10 +66,7 @@ def pairwise_dist(z: Float[Tensor, "M D"], e: Float[Tensor, "N D"], c: float = 1
     In float32 a distance below about 5e-4 is rounding; its gradient is 0.
     """
     with torch.autocast(z.device.type, enabled=False):
-        z, e = _at_least_float32(z), _at_least_float32(e)
-        r, u = _polar(z, c)
-        s, v = _polar(e, c)
-        return _PairwiseDist.apply(r, u, s, v) / c**0.5
+        return _PairwiseDist.apply(_at_least_float32(z), _at_least_float32(e), c)
 
 
 def nearest(latents: Float[Tensor, "*B D"], tokens: Float[Tensor, "N D"], c: float = 1.0) -> Int[Tensor, "*B"]:
@@ -80,51 +77,64 @@ def nearest(latents: Float[Tensor, "*B D"], tokens: Float[Tensor, "N D"], c: flo
     """
     with torch.autocast(latents.device.type, enabled=False), torch.no_grad():
         z, e = _at_least_float32(latents).flatten(0, -2), _at_least_float32(tokens)
-        r = torch.linalg.vector_norm(z, dim=-1) * c**0.5
-        s, v = _polar(e, c)
-        pull = (2 * r).tanh() / r.clamp_min(_TINY) * c**0.5
-        along = z @ ((2 * s).sinh()[:, None] * v).mT  # the only work that grows with D
+        r, s = _norm(z) * c**0.5, _norm(e) * c**0.5
+        pull = (2 * r).tanh() / r * c
+        along = z @ (((2 * s).sinh() / s)[:, None] * e).mT  # the only work that grows with D
         return (along.mul_(pull[:, None]) - 2 * s.sinh().square()).argmax(-1).view(latents.shape[:-1])
 
 
 class _PairwiseDist(torch.autograd.Function):
-    """Distances at c = 1 from norms r [M], s [N] and directions u [M, D], v [N, D].
+    """Distances of tangent vectors z [M, D], e [N, D] with norms r, s (times sqrt(c)) and directions u, v.
 
-    With G = dL/dd and H = G dd/dq, q = sinh^2(d / 2), every gradient is a product of H with a vector or a matrix:
+    With q = sinh^2(sqrt(c) d / 2) and H = dL/dd dd/dq every gradient is a product of H with a vector or a matrix:
     dq/dr = sinh 2r cosh 2s - cosh 2r sinh 2s u.v, dq/du = -1/2 sinh 2r sinh 2s v, and the same for s, v. Autograd's own
-    way takes ten passes over [M, N] instead of one.
+    way takes ten passes over [M, N] instead of one, and several over [M, D] for the directions, which are never formed.
     """
 
     @staticmethod
-    def forward(ctx: Any, r: Tensor, u: Tensor, s: Tensor, v: Tensor) -> Tensor:
+    def forward(ctx: Any, z: Tensor, e: Tensor, c: float) -> Tensor:
+        r, s = _norm(z) * c**0.5, _norm(e) * c**0.5
         # sinh(r - s) for all pairs is a product of rank 2
         q = (torch.stack([r.sinh(), -r.cosh()], -1) @ torch.stack([s.cosh(), s.sinh()])).square_()
-        apart = (u @ v.mT).neg_().add_(1).clamp_min_(0)
-        q += apart.mul_((2 * r).sinh()[:, None] / 2).mul_((2 * s).sinh())
+        cosine = (z @ e.mT).mul_((c**0.5 / r)[:, None]).mul_(c**0.5 / s)
+        q += (1 - cosine).clamp_min_(0).mul_((2 * r).sinh()[:, None] / 2).mul_((2 * s).sinh())
         root = q.sqrt()
         further = (q + 1).sqrt_()
         floor = torch.finfo(q.dtype).eps
         slope = (root * further).clamp_min_(floor**0.5).reciprocal_().masked_fill_(q < floor, 0)
-        ctx.save_for_backward(r, u, s, v, slope)
-        return root.add_(q.div_(further.add_(1))).log1p_().mul_(2)  # 2 arsinh(root), and log is what CPUs do fast
+        ctx.save_for_backward(z, e, r, s, cosine, slope)
+        ctx.c = c
+        # 2 arsinh(root), and log is what CPUs do fast
+        return root.add_(q.div_(further.add_(1))).log1p_().mul_(2 / c**0.5)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        r, u, s, v, slope = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        z, e, r, s, cosine, slope = ctx.saved_tensors
         pull = grads[0] * slope
+        turned = pull * cosine
         gradients = []
-        for here, towards, there, others, weight in ((r, u, s, v, pull), (s, v, r, u, pull.mT)):
-            across = weight @ ((2 * there).sinh()[:, None] * others)
-            along = weight @ (2 * there).cosh()
-            gradients += [
-                (2 * here).sinh() * along - (2 * here).cosh() * (towards * across).sum(-1),
-                -(2 * here).sinh()[:, None] / 2 * across,
-            ]
-        return gradients[0], gradients[1], gradients[2], gradients[3]
+        for x, here, others, there, weight, part in (
+            (z, r, e, s, pull, turned),
+            (e, s, z, r, pull.mT, turned.mT),
+        ):
+            sinh = (2 * there).sinh()
+            along, turn = weight @ (2 * there).cosh(), part @ sinh
+            across = weight @ ((sinh / there)[:, None] * others)
+            both = (2 * here).sinh() / here / 2
+            radial = (2 * here).sinh() * along - (2 * here).cosh() * turn + both * turn
+            gradients.append(
+                across.mul_(-both[:, None] * ctx.c**0.5).addcmul_((radial / here)[:, None], x, value=ctx.c**0.5)
+            )
+        return gradients[0], gradients[1], None
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _norm(x: Tensor) -> Tensor:
+    """|x| in one pass, above 0; its gradient is its user's business."""
+    return torch.linalg.vector_norm(x, dim=-1).clamp_min(_TINY)
 
 
 def _polar(x: Tensor, c: float) -> tuple[Tensor, Tensor]:

@@ -25,13 +25,14 @@ Start = Literal["kmeans", "sample", "random"]
 
 
 class Quantized(NamedTuple):
-    """``latents`` and ``tokens`` are tangent vectors; ``counts`` carry a straight-through gradient.
+    """``latents`` and ``codebook`` are tangent vectors, ``tokens`` the codebook's rows ``indices`` without gradient.
 
-    ``agreement`` tells where the usage that was drawn is the nearest token; ``gap`` is the difference between the
-    distances to the nearest and to the second token.
+    ``counts`` carry a straight-through gradient; ``agreement`` tells where the usage drawn is the nearest token;
+    ``gap`` is the difference between the distances to the nearest and to the second token.
     """
 
     latents: Float[Tensor, "B L D"]
+    codebook: Float[Tensor, "N D"]
     tokens: Float[Tensor, "B L D"]
     indices: Int[Tensor, "B L"]
     counts: Float[Tensor, "B N"]
@@ -40,8 +41,18 @@ class Quantized(NamedTuple):
 
 
 def straight_through(latents: Tensor, tokens: Tensor) -> Tensor:
-    """The tokens' values with the latents' gradient."""
-    return latents + (tokens - latents).detach()
+    """The tokens' values, to the last bit, with the latents' gradient."""
+    return _StraightThrough.apply(latents, tokens)
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, latents: Tensor, tokens: Tensor) -> Tensor:
+        return tokens.view_as(tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
 
 
 class Quantizer(nn.Module):
@@ -132,7 +143,8 @@ class Quantizer(nn.Module):
         """The encoder's output as float32 tangent vectors far from the ball's boundary, by the ``latents`` key."""
         features = _at_least_float32(features)
         if self.latents == "layer_norm":
-            return F.layer_norm(features, features.shape[-1:]) * (self.latent_norm / math.sqrt(features.shape[-1]))
+            gain = features.new_full(features.shape[-1:], self.latent_norm / math.sqrt(features.shape[-1]))
+            return F.layer_norm(features, features.shape[-1:], gain)
         if self.latents == "unit":
             return F.normalize(features, dim=-1) * self.latent_norm
         norm = (features.square().sum(-1, keepdim=True) + 1e-12).sqrt()
@@ -176,7 +188,8 @@ class Quantizer(nn.Module):
             )
             return Quantized(
                 latents=latents,
-                tokens=F.embedding(indices, codebook).view_as(latents),
+                codebook=codebook,
+                tokens=F.embedding(indices, codebook.detach()).view_as(latents),
                 indices=indices.view(latents.shape[:2]),
                 counts=counts,
                 agreement=chosen == indices.view(latents.shape[:2]),

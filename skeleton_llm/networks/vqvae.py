@@ -88,10 +88,11 @@ class Rows(NamedTuple):
 
 
 class Autoencoded(NamedTuple):
-    """What one pass gives: channels in and out are standardised, ``latents`` and ``tokens`` tangent vectors."""
+    """What one pass gives: channels in and out are standardised; the rest is ``Quantized``."""
 
     reconstruction: Float[Tensor, "R T F"]
     latents: Float[Tensor, "R K D"]
+    codebook: Float[Tensor, "N D"]
     tokens: Float[Tensor, "R K D"]
     indices: Int[Tensor, "R K"]
     counts: Float[Tensor, "R N"]
