@@ -163,14 +163,23 @@ class LLMRecognizer(nn.Module):
         return whole, torch.cat([before[1], mask, after[1]], dim=1)
 
     @contextmanager
-    def _entering(self, sentences: Sentences, there: Tensor, listed: Listed, skip: int = 0) -> Iterator[None]:
-        """Within it, latents enter at their layer (``inputs.layer``), in passes that read prompts but for ``skip``."""
+    def _entering(
+        self, sentences: Sentences, there: Tensor, listed: Listed, skip: int = 0, order: Tensor | None = None
+    ) -> Iterator[None]:
+        """Within it, latents enter at their layer (``inputs.layer``), in passes that read prompts but for ``skip``.
+
+        ``order`` is that of ``_together``.
+        """
         if self._late is None:
             yield
             return
         tokens, (begin, _) = self._tokens(sentences), self._before(listed)
         added = F.pad(tokens, (0, 0, begin, there.shape[1] - begin - tokens.shape[1]))
-        with self._late.reading(added[:, skip:], skip):
+        added = added[:, skip:]
+        if order is not None:  # places of answers, behind the prompt's, take a place of their own that adds nothing
+            added = F.pad(added, (0, 0, 0, 1))
+            added = added.gather(1, order.clamp_max(added.shape[1] - 1)[..., None].expand(-1, -1, added.shape[-1]))
+        with self._late.reading(added, skip):
             yield
 
     def _before(self, listed: Listed) -> tuple[int, bool]:
@@ -201,20 +210,49 @@ class LLMRecognizer(nn.Module):
         prompt, there = self.prompt(sentences, mask, listed)
         real = answer != IGNORED
         given = self._embedding()(answer.where(real, self.wording.end)[:, :-1])
-        attended = torch.cat([there, real[:, :-1]], dim=1)
         cache, skip = self._prefix(prompt, listed)
         if cache is not None:
             cache.batch_repeat_interleave(len(prompt))
-        with self._entering(sentences, there, listed, skip):
+        order, states, targets = self._together(there[:, skip:], answer)
+        whole = torch.cat([prompt[:, skip:], given.to(prompt.dtype)], dim=1)
+        attended = torch.cat([there[:, skip:], real[:, :-1]], dim=1).gather(1, order)
+        with self._entering(sentences, there, listed, skip, order), self._only(states):
             out = self.llm(
-                inputs_embeds=torch.cat([prompt[:, skip:], given.to(prompt.dtype)], dim=1),
-                attention_mask=attended.long(),
-                position_ids=(attended.cumsum(1) - 1).clamp_min(0)[:, skip:],
+                inputs_embeds=whole.gather(1, order[..., None].expand(-1, -1, whole.shape[-1])),
+                attention_mask=torch.cat([there[:, :skip], attended], dim=1).long(),
+                position_ids=(attended.cumsum(1) - 1 + skip).clamp_min(0),
                 past_key_values=cache,
                 use_cache=cache is not None,
-                logits_to_keep=answer.shape[1],
             )
-        return F.cross_entropy(out.logits.float().flatten(0, 1), answer.flatten(), ignore_index=IGNORED)
+        return F.cross_entropy(out.logits[0].float(), targets)
+
+    @staticmethod
+    def _together(
+        there: Bool[Tensor, "B P"], answer: Int[Tensor, "B A"]
+    ) -> tuple[Int[Tensor, "B T"], Int[Tensor, " K"], Int[Tensor, " K"]]:
+        """How prompts and answers stand without gaps, padded at their ends alone, and what is asked of the model.
+
+        Returns:
+            order: which of the P + A - 1 places each of the T new ones is.
+            states: which of the B T states foretell answers.
+            targets: these answers' ids.
+        """
+        real = answer != IGNORED
+        attended = torch.cat([there, real[:, :-1]], dim=1)
+        length = int(attended.sum(1).max())
+        order = attended.int().argsort(dim=1, descending=True, stable=True)[:, :length]
+        row, step = real.nonzero(as_tuple=True)
+        return order, row * length + there.sum(1)[row] - 1 + step, answer[row, step]
+
+    @contextmanager
+    def _only(self, states: Int[Tensor, " K"]) -> Iterator[None]:
+        """Within it, the output matrix multiplies these of all B T states by one product; logits are [1, K, V]."""
+        head = self.llm.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, given: (given[0].flatten(0, 1)[states][None],))
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @torch.no_grad()
     def score(

@@ -272,6 +272,13 @@ class _Unspoken(LLMRecognizer):
         mask = torch.ones(step.batch, step.tokens, dtype=torch.bool)
         return self.answer_loss(sentences, mask, torch.zeros(step.batch, step.answer, dtype=torch.long))
 
+    @staticmethod
+    def _together(there: Tensor, answer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Without gaps already, and all answers are of one length."""
+        length = there.shape[1] + answer.shape[1] - 1
+        states = torch.arange(len(there))[:, None] * length + torch.arange(there.shape[1] - 1, length)
+        return torch.arange(length).expand(len(there), -1), states.flatten(), answer.flatten()
+
 
 class _Packed(nn.Linear):
     """A frozen linear layer of bitsandbytes: packed weights, unpacked for the length of one product."""
