@@ -3,6 +3,7 @@
 from callbacks.answers import AnswerReport
 from callbacks.atomic_io import AtomicCheckpointIO
 from callbacks.calibration import Calibration
+from callbacks.checkpoints import Checkpoints
 from callbacks.code_meaning import CodeMeaning
 from callbacks.codebook_map import CodebookMap
 from callbacks.codebook_usage import CodebookUsageMonitor
@@ -14,11 +15,13 @@ from callbacks.last_step import LastStep
 from callbacks.preemption import Preemption
 from callbacks.reconstructions import Reconstructions
 from callbacks.token_sheets import TokenSheets
+from callbacks.watchdog import Watchdog
 
 __all__ = [
     "AnswerReport",
     "AtomicCheckpointIO",
     "Calibration",
+    "Checkpoints",
     "CodeMeaning",
     "CodebookMap",
     "CodebookUsageMonitor",
@@ -30,4 +33,5 @@ __all__ = [
     "Reconstructions",
     "StepSeed",
     "TokenSheets",
+    "Watchdog",
 ]

@@ -4,27 +4,24 @@ from pathlib import Path
 
 import lightning as L
 
+from callbacks.settled import settle
+
 
 class Export(L.Callback):
     """Ask the module on every rank to write its product into ``folder`` (under the run's) at the end of training.
 
-    Ranks that hold shards of it gather them together; rank 0 alone writes.
+    Ranks that hold shards of it gather them together; rank 0 alone writes. A run that was stopped after its last step
+    writes it too, when it is started again and has nothing left to train.
 
     Args:
         folder: name of the product's folder.
     """
 
     def __init__(self, folder: str) -> None:
-        self.folder, self.written, self.owed = folder, False, False
+        self.folder = folder
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._write(trainer, pl_module)
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        settle(trainer)
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """``owed`` by a run that was stopped between its last step and its end: going on, it trains no more."""
-        if self.owed:
-            self._write(trainer, pl_module)
-
-    def _write(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_training_over(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pl_module.export(Path(trainer.default_root_dir) / self.folder)
-        self.written, self.owed = True, False

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from datamodules.clips import Batch, ClipBatches
 from datamodules.sentences import SentenceBatches
 from datamodules.stream import Shard, Stream
+from skeleton_llm import signals
 from skeleton_llm.networks import ActionTokenizer
 from skeleton_llm.skeletons import (
     Augmentation,
@@ -188,6 +189,7 @@ class SkeletonDataModule(L.LightningDataModule):
             batch_sampler=keys,
             collate_fn=_whole_batch,
             num_workers=self.num_workers,
+            worker_init_fn=_left_to_the_run,
             pin_memory=self.trainer is not None and isinstance(self.trainer.accelerator, CUDAAccelerator),
             generator=torch.Generator().manual_seed(0),  # its own, else iter() draws from the global one
             persistent_workers=False,
@@ -204,6 +206,11 @@ def _check_planar(layout: str, preprocess: Preprocess, augmentation: Augmentatio
         raise ValueError(
             f"{layout} is a 2D layout, which cannot be turned: set rotation and tilt of data.augmentation to 0"
         )
+
+
+def _left_to_the_run(worker: int) -> None:
+    """A signal to all processes of a job is the run's to answer: it still needs its workers then."""
+    signals.ignore()
 
 
 def _whole_batch(batch: Batch) -> Batch:

@@ -264,17 +264,18 @@ class LitLLMRecognizer(L.LightningModule):
             self.log_dict({f"{split}/greedy_{name}": value for name, value in free.compute().items()}, sync_dist=True)
             free.reset()
 
-    def _identity(self) -> dict[str, str]:
+    def identity(self) -> dict[str, str]:
+        """What a run cannot go on without: fingerprints by name."""
         return {"llm": self._base, "tokenizer": self.tokenizer.fingerprint()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = {*learning(self), "network.temperature"}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
-        checkpoint["trained_on"] = self._identity()
+        checkpoint["trained_on"] = self.identity()
         checkpoint["prompt"] = self.prompt.text
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        for part, found in self._identity().items():
+        for part, found in self.identity().items():
             if checkpoint.get("trained_on", {}).get(part) != found:
                 raise ValueError(
                     f"the checkpoint was written with another {part}; give that one back or start a new RUN="

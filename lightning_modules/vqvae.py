@@ -336,6 +336,9 @@ class LitVQVAE(L.LightningModule):
         found["zipf"] = zipf_loss(self.usage[f"{split}_drawn"].compute().float(), self.zipf_target)
         self.usage[f"{split}_drawn"].reset()
         found["loss"] = self._total(found)
+        # what tokens tell; none are there before the codebook is placed, and no such moment is the best of a run
+        told = self.vqvae.quantizer.ready
+        found["token_error_m"] = found["error_m"] if told else torch.full_like(found["error_m"], torch.nan)
         self.log_dict({f"{split}/{name}": value for name, value in found.items()})
         counts = self.usage[f"{split}_nearest"].compute()
         self.usage[f"{split}_nearest"].reset()
@@ -345,6 +348,10 @@ class LitVQVAE(L.LightningModule):
         self.log(f"{split}/perplexity", report.perplexity, prog_bar=split == "val")
         self.log(f"{split}/tokens_used", float(report.used))
         self.log(f"{split}/dead_tokens", float(report.dead))
+
+    def identity(self) -> dict[str, str]:
+        """What a run cannot go on without: fingerprints by name."""
+        return {"llm": self.llm.fingerprint()}
 
     @rank_zero_only
     def export(self, folder: Path) -> None:

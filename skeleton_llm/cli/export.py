@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import json
 import os
 import pickle
 import shutil
@@ -16,7 +17,8 @@ import torch
 import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from skeleton_llm.cli.fit import SkeletonCLI, newest_checkpoint, open_run, sentence
+from skeleton_llm.cli.fit import SkeletonCLI, open_run, sentence
+from skeleton_llm.cli.resume import newest_checkpoint
 from skeleton_llm.language.card import record_run, write_card
 from skeleton_llm.language.saving import merge_network, move_base, read_config
 
@@ -172,7 +174,8 @@ def _from_run(run: Path, checkpoint: Path, part: Path, arguments: argparse.Names
         gc.collect()  # the run's own copy of the language model
         merge_network(part)
     if recognises:
-        record_run(part, run, tested=saved["global_step"] == config["trainer"]["max_steps"])
+        of_these = saved["global_step"] == config["trainer"]["max_steps"] and (run / "results.json").is_file()
+        record_run(part, run, json.loads((run / "results.json").read_text()) if of_these else {})
 
 
 def _write_product(options: Sequence[str], saved: dict[str, Any], part: Path) -> None:

@@ -1,26 +1,18 @@
 """Train and test by LightningCLI in subclass mode: YAML names the classes, the command resumes what was interrupted."""
 
 import argparse
-import csv
 import json
 import logging
-import platform
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 import warnings
-import zipfile
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -28,11 +20,27 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
+from skeleton_llm import signals
+from skeleton_llm.cli.refusals import refuse_impossible, slow_bfloat16
+from skeleton_llm.cli.results import environment, summary
+from skeleton_llm.cli.resume import (
+    began_with,
+    changes,
+    newest_checkpoint,
+    record_identity,
+    record_override,
+    refuse_another,
+    refuse_changes,
+    same_run,
+    step_of,
+)
 from skeleton_llm.language.card import record_run
+from skeleton_llm.whole import write_whole
 
 _NOISE = re.compile(r"Union subtypes|Subtypes:|Errors:|NoneType|Given value|NestedArg|^\s*$|^\s*- Expected")
 _DATA = ("folder", "protocol", "unseen")  # what results are of
 _UNALIGNED = "--model.init_args.allow_unaligned=true"
+_OVERRIDE = "--override-config"
 _LINKS = ("class_names", "layout", "num_persons", "unseen")
 _ON_BAR = ("train/loss", "train/error_m")
 
@@ -41,75 +49,12 @@ class Finished(Exception):  # noqa: N818  (no error)
     """The run folder holds the results already."""
 
 
-def _slow_bfloat16(accelerator: Any) -> bool:
-    """Whether the run is on a CPU whose convolutions fall back to a plain loop in bfloat16."""
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available())
-    return on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+class WholeConfig(SaveConfigCallback):
+    """The config as resolved, in the run's folder, whole at any moment."""
 
-
-def refuse_impossible(model: Any, trainer: Any) -> None:
-    """Raise for a tuning, strategy, optimiser or precision that cannot work, before anything is loaded.
-
-    Args:
-        model: the parsed arguments of the module.
-        trainer: those of the trainer.
-    """
-    from skeleton_llm.language.tuning import refuse, refuse_bfloat16, refuse_flat
-
-    accelerator = _accelerator(trainer["accelerator"])
-    strategy = _strategy(trainer, accelerator)
-    optimization, llm = model.get("optimization") or {}, model.get("llm") or {}
-    tuning, inputs = model.get("tuning") or {}, model.get("inputs") or {}
-    # the other stages train small networks whole
-    mode = tuning.get("mode", "lora") if "tuning" in model else "full"
-    shards, name = strategy in ("fsdp1", "fsdp2"), strategy.upper()
-    if "tuning" not in model and shards:
-        raise ValueError(f"trainer.strategy {name} shards a language model, which this stage does not train; take ddp")
-    refuse(mode, strategy, accelerator, optimization.get("optimizer", "adamw"))
-    dtype = llm.get("dtype", "float32")
-    refuse_flat(
-        strategy,
-        dtype,
-        dora=tuning.get("dora", False),
-        form=inputs.get("form", "codes"),
-        input_map=inputs.get("map", False),
-    )
-    if shards and str(trainer["precision"]).startswith("16"):
-        raise ValueError(
-            f"trainer.strategy {name} does not compute in trainer.precision {trainer['precision']}; set it to"
-            " bf16-mixed or 32-true, or take ddp"
-        )
-    if shards and trainer["inference_mode"]:
-        raise ValueError(
-            f"trainer.strategy {name} cannot train weights that a validation gathered in inference mode;"
-            " set trainer.inference_mode to false (configs/hardware/fsdp2.yaml does)"
-        )
-    if accelerator == "cuda" and torch.cuda.is_available():
-        keys = {"trainer.precision": str(trainer["precision"])}
-        if "tuning" in model:
-            keys["llm.dtype"] = dtype
-        refuse_bfloat16(keys, torch.cuda.get_device_name(), torch.cuda.get_device_capability())
-
-
-def _accelerator(given: Any) -> str:
-    """What ``auto`` and ``gpu`` come to on this machine."""
-    found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if given == "gpu" and found == "cpu":
-        return "cuda"  # Lightning says that there is none
-    return found if given in ("auto", "gpu") else str(given)
-
-
-def _strategy(trainer: Any, accelerator: str) -> str:
-    """The trainer's strategy by the names of ``refuse``; unknown ones by their own."""
-    given, devices = trainer["strategy"], trainer["devices"]
-    name = given if isinstance(given, str) else given["class_path"].rsplit(".", 1)[-1]
-    if name == "auto":
-        one = devices == "auto" and accelerator != "cuda"
-        return "single" if (one or str(devices) in ("1", "[0]", "0,")) and trainer["num_nodes"] == 1 else "ddp"
-    if name.startswith(("ddp", "DDP")):
-        return "ddp"
-    known = {"single_device": "single", "SingleDeviceStrategy": "single", "FSDP1": "fsdp1", "FSDP2": "fsdp2"}
-    return known.get(name, name)
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        write_whole(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
 class _BarValues:
@@ -130,15 +75,24 @@ class _BarValues:
         return {**self.others(trainer, module), **self.last}
 
 
+def _held(start: Callable[[], None]) -> None:
+    """Start the other ranks' processes, with signals held back until these can take them."""
+    with signals.held():
+        start()
+
+
 class SkeletonCLI(LightningCLI):
     """LightningCLI with the data's facts linked to the model, one run folder a stage, resume without asking."""
+
+    changed: list[str] = []  # noqa: RUF012  (never changed in place)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in _LINKS:  # left out by jsonargparse where the model has no such argument
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        super().parse_arguments(parser, args)
+        self.override = _OVERRIDE in args
+        super().parse_arguments(parser, [argument for argument in args if argument != _OVERRIDE])
         self.command = shlex.join(["skeleton-llm", *args]).replace("\n", "\\n")  # one line of environment.txt
 
     def _parse_ckpt_path(self) -> None:
@@ -159,15 +113,29 @@ class SkeletonCLI(LightningCLI):
             return
         if config["ckpt_path"] is not None:
             return
+        self._refuse_strays()
         newest = newest_checkpoint(self.folder / "checkpoints")
-        finished = (self.folder / "results.json").is_file()
-        if finished or newest is not None:
-            self._refuse_changes()
-        if finished:
-            raise Finished(summary(self.folder))
+        if self.finished or newest is not None:
+            parser = self._parser(self.subcommand)
+            now = yaml.safe_load(parser.dump(config, skip_validation=True))
+            self.changed = changes(began_with(self.folder), now)
+            if not self.override:
+                refuse_changes(self.folder, self.changed)
         if newest is not None:
             config["ckpt_path"] = str(newest)
-            print(f"going on from {newest}", file=sys.stderr)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run's folder holds its results."""
+        return (self.folder / "results.json").is_file()
+
+    def _refuse_strays(self) -> None:
+        """Lightning would go on from these without being asked, whichever run wrote them."""
+        strays = sorted(self.folder.glob("hpc_ckpt_*.ckpt"))
+        if strays:
+            raise ValueError(
+                f"{strays[0]} was written by Lightning's own requeueing, which is not used here; move it away"
+            )
 
     def _checkpoint(self, given: Any) -> Path:
         """The checkpoint that was named, or the newest of a run folder, by default this one."""
@@ -197,34 +165,20 @@ class SkeletonCLI(LightningCLI):
                 " keep them and name another folder with --trainer.default_root_dir"
             )
 
-    def _refuse_changes(self) -> None:
-        """Compare with the config that the interrupted run began with."""
-        known = self.folder / "config.yaml"
-        if not known.is_file():
-            raise FileNotFoundError(
-                f"{known} is missing, so nobody knows how the run in its folder began; give another RUN="
-            )
-        parser = self._parser(self.subcommand)
-        now = _flat(yaml.safe_load(parser.dump(self.config[self.subcommand], skip_validation=True)))
-        then = _flat(yaml.safe_load(known.read_text()))
-        changed = sorted(k for k in {*now, *then} - {"ckpt_path"} if now.get(k) != then.get(k))
-        if changed:
-            keys = ", ".join(f"{key} ({then.get(key)} -> {now.get(key)})" for key in changed[:5])
-            raise ValueError(
-                f"{self.folder} holds a run with another config: {keys};"
-                " give it the old values, another RUN=, or remove the folder"
-            )
-
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         config = self._get(self.config_init, "trainer")
-        if str(config["precision"]).startswith("bf16") and _slow_bfloat16(config["accelerator"]):
+        if str(config["precision"]).startswith("bf16") and slow_bfloat16(config["accelerator"]):
             rank_zero_warn(
                 f"trainer.precision {config['precision']}: this CPU has no bfloat16 arithmetic and takes about ten"
                 " times as long as with --trainer.precision 32-true"
             )
         if config["logger"] in (None, True):
-            # one version for all restarts, so that curves go on
-            kwargs["logger"] = TensorBoardLogger(str(self.folder), name="", version="")
+            # one version for all restarts, so that curves go on; what was told after the checkpoint will be told again
+            path = self.config[self.subcommand].get("ckpt_path") if self.subcommand == "fit" else None
+            purge = None if self.subcommand != "fit" else (step_of(Path(path)) or 0) if path else 0
+            kwargs["logger"] = TensorBoardLogger(
+                str(self.folder), name="", version="", default_hp_metric=False, purge_step=purge
+            )
         if SLURMEnvironment.detect():
             plugins = config["plugins"] or []
             kwargs["plugins"] = [
@@ -232,6 +186,9 @@ class SkeletonCLI(LightningCLI):
                 SLURMEnvironment(auto_requeue=False),
             ]
         trainer = super().instantiate_trainer(**kwargs)
+        launcher: Any = trainer.strategy.launcher
+        if hasattr(launcher, "_call_children_scripts"):
+            launcher._call_children_scripts = partial(_held, launcher._call_children_scripts)
         bar: Any = trainer.progress_bar_callback
         if bar is not None and hasattr(bar, "_refresh_rate"):
             # showing a value waits for the device: not at every step, but when values are logged
@@ -241,30 +198,40 @@ class SkeletonCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        """Keep on what, where and by which command the run was made."""
-        if self.trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            data = self.datamodule
-            unseen = f", {len(data.unseen)} classes unseen" if data.unseen else ""
-            facts = {
-                "dataset": data.info["name"],
-                "protocol": f"{data.protocol.name}{unseen}",
-                "data": data.info["content_hash"],
-                "seed": self.config[self.subcommand]["seed_everything"],
-                "command": self.command,
-            }
-            with (self.folder / "environment.txt").open("a") as file:
-                file.write(environment(facts))
+        """Refuse to go on as another run; keep on what, where and by which command the run was made."""
+        data = self.datamodule
+        identity = {"world_size": self.trainer.world_size, "data": data.info["content_hash"]}
+        identity |= getattr(self.model, "identity", dict)()
+        differing = same_run(self.folder, identity)
+        if not self.override:
+            # the results of a finished run stay what they are on any machine
+            refuse_another(self.folder, [part for part in differing if not (self.finished and "ranks" in part)])
+        if self.finished and not (self.override and (self.changed or differing)):
+            raise Finished(summary(self.folder))
+        path = self.config[self.subcommand]["ckpt_path"]
+        step = step_of(Path(path)) if path else None
+        if not self.trainer.is_global_zero:
+            return
+        if path:
+            print(f"going on from step {step} ({path})", file=sys.stderr)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.override:
+            record_override(self.folder, step, self.changed + differing)
+        record_identity(self.folder, identity)
+        unseen = f", {len(data.unseen)} classes unseen" if data.unseen else ""
+        facts = {
+            "dataset": data.info["name"],
+            "protocol": f"{data.protocol.name}{unseen}",
+            "data": data.info["content_hash"],
+            "seed": self.config[self.subcommand]["seed_everything"],
+            "command": self.command,
+        }
+        with (self.folder / "environment.txt").open("a") as file:
+            file.write(environment(facts))
 
     def after_fit(self) -> None:
         """The one look at the test split, then the results and what comes next."""
-        trainer: Any = self.trainer
-        owing = [callback for callback in trainer.callbacks if not getattr(callback, "written", True)]
-        for export in owing:
-            export.owed = True
-        if owing:  # the run was stopped between its last step and its end, and trained no more
-            trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
-        trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
         self._write_results()
 
     def after_test(self) -> None:
@@ -276,76 +243,11 @@ class SkeletonCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         results = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
-        (self.folder / "results.json").write_text(json.dumps(results, indent=1))
-        if self.subcommand == "fit" and (self.folder / "recognizer" / "llm.json").is_file():
-            record_run(self.folder / "recognizer", self.folder)
+        card = self.subcommand == "fit" and (self.folder / "recognizer" / "llm.json").is_file()
+        if card:  # first: with its results a run is finished
+            record_run(self.folder / "recognizer", self.folder, results)
+        write_whole(self.folder / "results.json", json.dumps(results, indent=1))
         print(summary(self.folder))
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted keys; nothing and empty are the same."""
-    if isinstance(tree, list):
-        tree = dict(enumerate(tree))
-    if isinstance(tree, dict) and tree:
-        return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}{key}.").items()}
-    return {} if tree is None or tree == {} else {prefix.rstrip("."): tree}
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint with the highest step; links and damaged files are passed over."""
-    best: tuple[int, Path] | None = None
-    for path in folder.glob("*.ckpt"):
-        if path.is_symlink() or not zipfile.is_zipfile(path):
-            continue
-        try:
-            step = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"]
-        except Exception:  # noqa: BLE001, S112, PERF203  (whatever is wrong with it, it is no checkpoint to go on from)
-            continue
-        if best is None or step > best[0]:
-            best = (step, path)
-    return best[1] if best else None
-
-
-def environment(facts: dict[str, Any]) -> str:
-    """What a run stands on, a line each: time, revision, versions, machine, and what ``facts`` adds."""
-    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    git = shutil.which("git") and subprocess.run(asked, capture_output=True, text=True, check=False)  # noqa: S603
-    names = ("torch", "lightning", "transformers", "peft", "numpy")
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    known = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": git.stdout.strip() if git else "unknown",
-        "versions": ", ".join(f"{name} {version(name)}" for name in names),
-        "machine": f"{platform.platform()}, {machine}",
-    }
-    return "".join(f"{name}: {value}\n" for name, value in {**known, **facts}.items()) + "\n"
-
-
-def summary(folder: Path) -> str:
-    """Test results of a finished run as a few lines."""
-    results: dict[str, float] = json.loads((folder / "results.json").read_text())
-    lines = [f"finished: {folder}"]
-    lines += [f"  {name:<32}{value:10.4f}" for name, value in sorted(results.items()) if name.startswith("test/")]
-    lines += _most_confused(folder / "test_confused.csv")
-    if (folder / "tokenizer").is_dir():
-        lines.append(f"action tokenizer: {folder / 'tokenizer'}; next: make stage2 with the same DATA, RUN and LLM")
-    if (folder / "recognizer").is_dir():
-        lines.append(
-            f"recogniser: {folder / 'recognizer'}; next: skeleton-llm recognize FILE --model {folder / 'recognizer'}"
-        )
-    return "\n".join(lines)
-
-
-def _most_confused(table: Path) -> list[str]:
-    """The first five pairs of classes, where the test left such a table."""
-    if not table.is_file():
-        return []
-    with table.open(newline="", encoding="utf-8") as file:
-        pairs = [
-            f"  {row['truth']} -> {row['answer']}: {row['clips']} clips, {100 * float(row['share']):.0f} % of the class"
-            for row in islice(csv.DictReader(file), 5)
-        ]
-    return ["most often confused:", *pairs] if pairs else []
 
 
 def sentence(error: BaseException) -> str:
@@ -356,7 +258,6 @@ def sentence(error: BaseException) -> str:
 
 def open_run(kind: type[SkeletonCLI], command: str, arguments: Sequence[str]) -> SkeletonCLI:
     """Build a run from its YAML and command line, and do what ``kind`` does with it."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures
     strict = {"allow_abbrev": False, "exit_on_error": False}
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -366,21 +267,22 @@ def open_run(kind: type[SkeletonCLI], command: str, arguments: Sequence[str]) ->
         ".*in eval mode.*",
         ".*LeafSpec.*",
         ".*args parameter is intended.*",
-        "Checkpoint directory .* exists.*",
-        "The dirpath has changed from .*",  # a test of another run's checkpoint
+        "It is recommended to use `self.log.*sync_dist=True.*",  # what is logged is over all ranks already
+        "The `srun` command is available.*",  # make slurm-stage1 uses it
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # the stream starts where it stopped,
     ):
         warnings.filterwarnings("ignore", message)
+    given = [_UNALIGNED if argument == "--allow-unaligned" else argument for argument in arguments]
     return kind(
         L.LightningModule,
         L.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         seed_everything_default=0,
-        save_config_callback=SaveConfigCallback if command == "fit" else None,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=WholeConfig if command == "fit" else None,
+        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
         parser_kwargs={**strict, "fit": strict, "validate": strict, "test": strict},
-        args=[command, *(_UNALIGNED if argument == "--allow-unaligned" else argument for argument in arguments)],
+        args=[command, *given],
     )
 
 

@@ -1,10 +1,13 @@
 """``skeleton-llm``: one word says what to do; heavy imports wait until it is known."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+
+from skeleton_llm import signals
 
 _HELP = """usage: skeleton-llm COMMAND ...
 
@@ -60,13 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if foreign:
             print(f"{foreign}; uninstall the other distribution or use a fresh environment", file=sys.stderr)
             return 1
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # reports optional kernels as failures
         if command == "export":
             from skeleton_llm.cli.export import export
 
             return export(rest)
-        from skeleton_llm.cli.fit import run
+        if command == "fit":  # before the imports, which take seconds
+            took = signals.install()
+        try:
+            from skeleton_llm.cli.fit import run
 
-        return run(command, rest)
+            return run(command, rest)
+        finally:
+            if command == "fit" and took:
+                signals.restore()
     print(f'skeleton-llm: unknown command {command!r}; "skeleton-llm --help" lists them', file=sys.stderr)
     return 2
 

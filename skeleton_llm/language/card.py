@@ -1,6 +1,7 @@
 """The model card of a recogniser, in Hugging Face's form, written from what its folder holds."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,15 @@ _READ_ONCE = {
 }
 
 
-def record_run(folder: Path, run: Path, *, tested: bool = True) -> None:
+def record_run(folder: Path, run: Path, results: Mapping[str, float]) -> None:
     """Keep what the run folder knows in ``run.json`` and write the card anew.
 
     Args:
         folder: the recogniser.
         run: the folder of the run that made it.
-        tested: whether the run's results are of these weights.
+        results: what was measured of these weights.
     """
-    results = run / "results.json"
-    known = json.loads(results.read_text()) if tested and results.is_file() else {}
-    facts = {"facts": run_facts(run), "results": known}
+    facts = {"facts": run_facts(run), "results": dict(results)}
     (folder / "run.json").write_text(json.dumps(facts, indent=1))
     write_card(folder)
 

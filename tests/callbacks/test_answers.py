@@ -21,7 +21,8 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 import lightning_modules.llm_recognizer
 from skeleton_llm import Recognizer
-from skeleton_llm.cli.fit import newest_checkpoint, summary
+from skeleton_llm.cli.results import summary
+from skeleton_llm.cli.resume import newest_checkpoint
 from skeleton_llm.metrics import fit_temperature
 from skeleton_llm.recognizer import read_views, score_views
 from skeleton_llm.skeletons import write_dataset

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from skeleton_llm import ActionTokenizer, Recognizer
-from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
+from skeleton_llm.cli.resume import newest_checkpoint
 from skeleton_llm.skeletons import PreparedDataset
 from small_runs import ROOT, run, stage1_arguments, stage2_arguments
 

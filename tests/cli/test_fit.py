@@ -43,7 +43,7 @@ def test_a_missing_tokenizer_names_the_stage_that_makes_it(small_data, tmp_path,
 
 
 def test_bfloat16_on_a_cpu_without_it_is_told_with_the_mend(small_data, tmp_path, monkeypatch):
-    monkeypatch.setattr("skeleton_llm.cli.fit._slow_bfloat16", lambda accelerator: accelerator == "cpu")
+    monkeypatch.setattr("skeleton_llm.cli.fit.slow_bfloat16", lambda accelerator: accelerator == "cpu")
     one_step = ["--trainer.max_steps", "1", "--model.init_args.quantize_after", "0"]
     slow = stage1_arguments(small_data, tmp_path, "--trainer.precision", "bf16-mixed", *one_step)
     with pytest.warns(UserWarning, match=r"no bfloat16 arithmetic.*--trainer\.precision 32-true"):

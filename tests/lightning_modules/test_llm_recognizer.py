@@ -15,8 +15,8 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 from datamodules import SkeletonDataModule
 from lightning_modules import LitLLMRecognizer
 from skeleton_llm import ActionTokenizer, Recognizer
-from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
+from skeleton_llm.cli.resume import newest_checkpoint
 from skeleton_llm.language import Answers, Inputs, LanguageModel, Prompt, Tuning
 from skeleton_llm.language.inputs import decoder_layer
 from skeleton_llm.language.prompts import UNSEEN

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from skeleton_llm import ActionTokenizer
-from skeleton_llm.cli.fit import refuse_impossible
 from skeleton_llm.cli.main import main
+from skeleton_llm.cli.refusals import refuse_impossible
 from skeleton_llm.language import LanguageModel
 from skeleton_llm.networks import VQVAE, VQVAEConfig
 from skeleton_llm.skeletons import Preprocess

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from datamodules import SkeletonDataModule
 from lightning_modules import LitVQVAE
 from skeleton_llm import ActionTokenizer
-from skeleton_llm.cli.fit import newest_checkpoint
 from skeleton_llm.cli.main import main
+from skeleton_llm.cli.resume import newest_checkpoint
 from skeleton_llm.language import LanguageModel
 from skeleton_llm.networks import VQVAEConfig
 from skeleton_llm.skeletons import Augmentation, Preprocess

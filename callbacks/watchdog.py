@@ -1,0 +1,205 @@
+"""A rank that is dead or hangs ends the run within a minute, by name; collectives alone would wait half an hour."""
+
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from torch.distributed import TCPStore
+
+_TICK = 2.0  # seconds from one sign of life to the next
+_LEFT, _FAILED = "left", "failed"
+_UNSTEADY = ("start", "train_start", "validation_end", "test_end", "save", "train_end")
+"""What one rank may do for long while others wait: load, compile, draw, write."""
+
+
+class Watchdog(L.Callback):
+    """Every rank signs its life and how far it is to rank 0, which tells all when one is lost.
+
+    A thread beside the run signs every two seconds over a connection of its own to the store that the ranks met at.
+    A rank is dead when it has not signed for ``dead_after``; it hangs when it has not moved on for ``patience`` while
+    others wait further along. Ranks count the hooks they pass, which are the same on all. The first two steps, and what
+    one rank does for all (writing, drawing), may take ``long_patience``.
+
+    Args:
+        patience: seconds a rank may stay behind the others within a step.
+        dead_after: seconds without a sign of life.
+        long_patience: seconds for loading, compiling, drawing and writing.
+    """
+
+    def __init__(self, patience: float = 40.0, dead_after: float = 30.0, long_patience: float = 1800.0) -> None:
+        self.patience, self.dead_after, self.long_patience = patience, dead_after, long_patience
+        self.passed, self.at = 0, "start"
+        self.thread: _Watch | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._pass("start")
+        if trainer.world_size > 1 and self.thread is None and "MASTER_ADDR" in os.environ:
+            self.thread = _Watch(self, trainer)
+            self.thread.start()
+
+    def _pass(self, at: str) -> None:
+        self.passed, self.at = self.passed + 1, at
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.first = trainer.global_step
+        self._pass("train_start")
+
+    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self._pass("start" if trainer.global_step < self.first + 2 else "the forward pass of a step")
+
+    def on_before_backward(self, trainer: L.Trainer, *args: Any) -> None:
+        self._pass("start" if trainer.global_step < self.first + 2 else "the backward pass of a step")
+
+    def on_after_backward(self, *args: Any) -> None:
+        self._pass("the end of a step")
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self._pass("reading a training batch")
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        self._pass("a batch of validation")
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        self._pass("reading a batch of validation")
+
+    def on_validation_epoch_end(self, *args: Any) -> None:
+        self._pass("validation_end")
+
+    def on_test_batch_start(self, *args: Any) -> None:
+        self._pass("a batch of the test")
+
+    def on_test_batch_end(self, *args: Any) -> None:
+        self._pass("reading a batch of the test")
+
+    def on_test_epoch_end(self, *args: Any) -> None:
+        self._pass("test_end")
+
+    def on_save_checkpoint(self, *args: Any) -> None:
+        self._pass("save")
+
+    def on_train_end(self, *args: Any) -> None:
+        self._pass("train_end")
+
+    def on_test_end(self, *args: Any) -> None:
+        self._pass("test_end")
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage != "fit" and self.thread is not None:
+            self.thread.leave(_LEFT)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        if self.thread is None:
+            return
+        if isinstance(exception, SystemExit):
+            self.thread.leave(_LEFT)
+            return
+        if _lost_touch(exception):
+            self.thread.join(self.dead_after + 3 * _TICK)  # the watch knows whom
+        self.thread.leave(f"{_FAILED}: {' '.join(str(exception).split())[:300]}")
+
+
+class _Watch(threading.Thread):
+    """One rank's signs of life, and on rank 0 the watch over all."""
+
+    def __init__(self, run: Watchdog, trainer: L.Trainer) -> None:
+        super().__init__(daemon=True, name="watchdog")
+        self.of, self.rank, self.world = run, trainer.global_rank, trainer.world_size
+        launcher = trainer.strategy.launcher
+        self.launcher = launcher if isinstance(launcher, _SubprocessScriptLauncher) else None
+        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        self.store = TCPStore(*address, None, False, timeout=timedelta(seconds=run.dead_after), wait_for_workers=False)
+        self.last = ""
+        self.seen: dict[int, tuple[str, float]] = {}
+        self.moved: dict[int, tuple[int, float]] = {}
+        self.lock = threading.Lock()
+
+    def run(self) -> None:
+        began = time.monotonic()
+        count = 0
+        while not self.last:
+            count += 1
+            try:
+                with self.lock:
+                    if not self.last:
+                        self.store.set(f"life/{self.rank}", f"{count}|{self.of.passed}|{self.of.at}")
+                found = self._lost(time.monotonic(), began)
+            except RuntimeError:  # the store went with the process of rank 0
+                found = None if self.last else "rank 0 is gone"
+            if found and not self.last:
+                self._end(found)
+            time.sleep(_TICK)
+
+    def leave(self, last: str) -> None:
+        """The last sign of this rank."""
+        with self.lock, suppress(RuntimeError):
+            self.last = last
+            self.store.set(f"life/{self.rank}", f"{last}|0|")
+
+    def _lost(self, now: float, began: float) -> str | None:
+        """One sentence on who is lost."""
+        if self.rank != 0:
+            if self.store.check(["life/verdict"]):
+                return self.store.get("life/verdict").decode()
+            ranks = [0]
+        else:
+            ranks = [*range(self.world)]
+        signs = {rank: self._sign(rank) for rank in ranks}
+        for rank, sign in signs.items():
+            if self.seen.get(rank, ("",))[0] != sign:
+                self.seen[rank] = sign, now
+            passed = int(sign.split("|")[1]) if sign else 0
+            if self.moved.get(rank, (-1,))[0] != passed:
+                self.moved[rank] = passed, now
+        running = [rank for rank, sign in signs.items() if not sign.startswith(_LEFT)]
+        for rank in running:
+            sign = signs[rank]
+            if sign.startswith(_FAILED):
+                return f"rank {rank} {sign.rsplit('|', 2)[0]}"
+            silent = now - self.seen[rank][1]
+            if silent > self.of.dead_after:
+                return f"rank {rank} has given no sign of life for {silent:.0f} s (its last: {_where(sign)})"
+        furthest = max((self.moved[rank][0] for rank in running), default=0)
+        for rank in running:
+            passed, since = self.moved[rank]
+            place = signs[rank].split("|")[-1]
+            patience = self.of.long_patience if place in _UNSTEADY or not place else self.of.patience
+            if passed < furthest and now - since > patience:
+                return f"rank {rank} hangs in {place} for {now - since:.0f} s, the others wait for it"
+        return None
+
+    def _sign(self, rank: int) -> str:
+        key = f"life/{rank}"
+        return self.store.get(key).decode() if self.store.check([key]) else ""
+
+    def _end(self, found: str) -> None:
+        """Tell the others and leave at once: the main thread waits in a collective that nothing ends."""
+        if self.rank == 0:
+            with suppress(RuntimeError):
+                self.store.set("life/verdict", found)
+                os.write(2, f"error: {found}; the run ends (start the same command again)\n".encode())
+                time.sleep(2 * _TICK)  # for the others to read it
+            if self.launcher is not None:
+                for process in self.launcher.procs:
+                    process.kill()
+        else:
+            os.write(2, f"error: rank {self.rank} ends: {found}\n".encode())
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _where(sign: str) -> str:
+    return sign.rsplit("|", maxsplit=1)[-1] or "none at all"
+
+
+def _lost_touch(error: BaseException) -> bool:
+    """Whether it is a collective that failed for want of another rank."""
+    text = str(error).lower()
+    return any(
+        part in text for part in ("gloo", "nccl", "connection closed by peer", "connection reset", "timed out waiting")
+    )

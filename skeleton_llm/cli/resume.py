@@ -1,0 +1,147 @@
+"""Where an interrupted run goes on, and whether it is the same run."""
+
+import json
+import sys
+import zipfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import yaml
+
+from skeleton_llm.whole import write_whole
+
+BEST = "best.ckpt"
+"""Of the validations so far; written in the middle of a step, so that nothing goes on from it."""
+_OVERRIDE = "go on knowingly with --override-config, or give it another RUN="
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The whole checkpoint with the highest step; links and damaged ones are passed over.
+
+    Raises:
+        ValueError: one holds more than tensors and plain values: loading it could run its code.
+    """
+    found = {}
+    for path in sorted(folder.glob("*.ckpt")):
+        if path.is_symlink() or path.name == BEST:
+            continue
+        step = step_of(path)
+        if step is None:
+            print(f"{path} is damaged and passed over", file=sys.stderr)
+        else:
+            found[step] = path
+    return found[max(found)] if found else None
+
+
+def step_of(path: Path) -> int | None:
+    """The optimiser steps that a checkpoint, a file or a folder of shards, has behind it; None for a damaged one.
+
+    Raises:
+        ValueError: it holds more than tensors and plain values.
+    """
+    file = path / "meta.pt" if path.is_dir() else path
+    if not zipfile.is_zipfile(file):
+        return None
+    try:
+        return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    except UnpicklingError as error:
+        if "global" not in str(error).lower():
+            return None
+        raise ValueError(
+            f"{path} holds more than tensors and plain values, so it is not loaded: remove it if it is not yours"
+        ) from error
+    except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError):
+        return None
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as dotted keys; nothing and empty are the same."""
+    if isinstance(tree, list):
+        tree = dict(enumerate(tree))
+    if isinstance(tree, dict) and tree:
+        return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}{key}.").items()}
+    return {} if tree is None or tree == {} else {prefix.rstrip("."): tree}
+
+
+def changes(then: Any, now: Any) -> list[str]:
+    """What another config gives to a run, a key each; where and how long it may run at SLURM is no part of it."""
+    before, after = flat(then), flat(now)
+    keys = sorted(
+        key
+        for key in {*before, *after} - {"ckpt_path"}
+        if before.get(key) != after.get(key) and not key.startswith("slurm.")
+    )
+    return [f"{key} ({before.get(key)} -> {after.get(key)})" for key in keys]
+
+
+def began_with(folder: Path) -> Any:
+    """The config of the run in ``folder``.
+
+    Raises:
+        FileNotFoundError: it has none.
+    """
+    known = folder / "config.yaml"
+    if not known.is_file():
+        raise FileNotFoundError(
+            f"{known} is missing, so nobody knows how the run in its folder began; give another RUN="
+        )
+    return yaml.safe_load(known.read_text())
+
+
+def refuse_changes(folder: Path, changed: list[str]) -> None:
+    """Raise where a run began with another config."""
+    if changed:
+        raise ValueError(
+            f"{folder} holds a run with another config: {', '.join(changed[:5])};"
+            f" give it the old values, {_OVERRIDE}, or remove the folder"
+        )
+
+
+_NAMES = {
+    "world_size": "number of ranks",
+    "data": "dataset (its content hash)",
+    "llm": "base model (its fingerprint)",
+    "tokenizer": "action tokenizer (its fingerprint)",
+}
+
+
+def same_run(folder: Path, identity: Mapping[str, Any]) -> list[str]:
+    """What differs between the run in ``folder`` and one of this ``identity``, a sentence part each."""
+    known = folder / "run.json"
+    if not known.is_file():
+        return []
+    then = json.loads(known.read_text())
+    return [
+        f"another {_NAMES.get(name, name)} ({then[name]} -> {value})"
+        for name, value in identity.items()
+        if name in then and then[name] != value
+    ]
+
+
+def refuse_another(folder: Path, differing: list[str]) -> None:
+    """Raise where a run stands on other things than it began with."""
+    if differing:
+        raise ValueError(
+            f"{folder} holds a run that began with {', '.join(differing)}; give the first back, {_OVERRIDE}"
+        )
+
+
+def record_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Keep what the run stands on."""
+    write_whole(folder / "run.json", json.dumps(identity, indent=1) + "\n")
+
+
+def record_override(folder: Path, step: int | None, what: list[str]) -> None:
+    """Keep that the run was changed on the way; the results that it had are set aside."""
+    if not what:
+        return
+    known, now = folder / "overrides.txt", datetime.now(UTC).isoformat(timespec="seconds")
+    before = known.read_text() if known.is_file() else ""
+    write_whole(known, before + "".join(f"{now} from step {step or 0}: {change}\n" for change in what))
+    results = folder / "results.json"
+    if results.is_file():
+        results.replace(folder / f"results.step={step or 0}.json")
