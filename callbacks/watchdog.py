@@ -150,6 +150,9 @@ class _Watch(threading.Thread):
         else:
             ranks = [*range(self.world)]
         signs = {rank: self._sign(rank) for rank in ranks}
+        for rank, process in enumerate(self.launcher.procs if self.launcher else (), start=1):
+            if (process.poll() or 0) < 0 and not signs.get(rank, "").startswith((_LEFT, _FAILED)):
+                return f"rank {rank} was ended by signal {-process.returncode} in {_where(signs.get(rank, ''))}"
         for rank, sign in signs.items():
             if self.seen.get(rank, ("",))[0] != sign:
                 self.seen[rank] = sign, now

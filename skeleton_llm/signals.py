@@ -53,7 +53,7 @@ def ignore() -> None:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Hold signals back while processes start, which inherit that until they ``install`` their own flag."""
+    """Processes that this thread starts within it begin with signals held back, until they ``install`` their flag."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield

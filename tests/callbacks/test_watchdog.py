@@ -1,0 +1,39 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("hang", "rank 1 hangs in the forward pass of a step for"),
+        pytest.param("freeze", "rank 1 has given no sign of life for", marks=pytest.mark.slow),
+        pytest.param("fail", "rank 1 failed: no such batch", marks=pytest.mark.slow),
+    ],
+)
+def test_a_lost_rank_ends_the_run_by_name(tmp_path, how, said):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    known = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    script = [sys.executable, str(ROOT / "tests/references/lost_ranks.py"), str(tmp_path), how]
+    ranks = [
+        subprocess.Popen(script, cwd=ROOT, env={**known, "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in (0, 1)
+    ]
+    try:
+        error = ranks[0].communicate(timeout=280)[1]
+        took = time.time() - (tmp_path / "lost").stat().st_mtime
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert ranks[0].returncode == 1
+    assert f"error: {said}" in error
+    assert took < 60  # torch alone would wait for half an hour
