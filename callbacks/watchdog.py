@@ -150,15 +150,15 @@ class _Watch(threading.Thread):
         else:
             ranks = [*range(self.world)]
         signs = {rank: self._sign(rank) for rank in ranks}
-        for rank, process in enumerate(self.launcher.procs if self.launcher else (), start=1):
-            if (process.poll() or 0) < 0 and not signs.get(rank, "").startswith((_LEFT, _FAILED)):
-                return f"rank {rank} was ended by signal {-process.returncode} in {_where(signs.get(rank, ''))}"
         for rank, sign in signs.items():
             if self.seen.get(rank, ("",))[0] != sign:
                 self.seen[rank] = sign, now
             passed = int(sign.split("|")[1]) if sign else 0
             if self.moved.get(rank, (-1,))[0] != passed:
                 self.moved[rank] = passed, now
+        ended = self._ended(signs)
+        if ended is not None:
+            return ended
         running = [rank for rank, sign in signs.items() if not sign.startswith(_LEFT)]
         for rank in running:
             sign = signs[rank]
@@ -174,6 +174,14 @@ class _Watch(threading.Thread):
             patience = self.of.long_patience if place in _UNSTEADY or not place else self.of.patience
             if passed < furthest and now - since > patience:
                 return f"rank {rank} hangs in {place} for {now - since:.0f} s, the others wait for it"
+        return None
+
+    def _ended(self, signs: dict[int, str]) -> str | None:
+        """One sentence on a process that this one started and that a signal ended."""
+        for rank, process in enumerate(self.launcher.procs if self.launcher else (), start=1):
+            sign = signs.get(rank, "")
+            if (process.poll() or 0) < 0 and not sign.startswith((_LEFT, _FAILED)):
+                return f"rank {rank} was ended by signal {-process.returncode} in {_where(sign)}"
         return None
 
     def _sign(self, rank: int) -> str:
