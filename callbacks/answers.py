@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from callbacks.writers import writers
+from callbacks.writers import curve_step, writers
 from skeleton_llm.metrics import ClassReport, Confused, class_reports, confused_pairs
 from skeleton_llm.plotting import plot_confusion
 
@@ -55,7 +55,7 @@ class AnswerReport(L.Callback):
     def _show(self, trainer: L.Trainer, split: str) -> None:
         matrix = self.matrix.compute()  # by all ranks, which then keep it
         for writer in writers(trainer):
-            step = trainer.global_step
+            step = curve_step(trainer)
             writer.add_figure(f"{split}/confusion", plot_confusion(matrix.cpu().numpy(), self.names), step)
             writer.add_text(f"{split}/confused", _listed(confused_pairs(matrix, self.names)[:_SHOWN]), step)
 

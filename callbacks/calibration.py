@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from torch import Tensor
 
-from callbacks.writers import writers
+from callbacks.writers import curve_step, writers
 from skeleton_llm.metrics import ClipScores, fit_temperature, reliability
 from skeleton_llm.plotting import plot_reliability
 
@@ -70,4 +70,4 @@ class Calibration(L.Callback):
         shown[f"after, T = {temperature:.3g}: ECE {after.error():.3f}"] = after
         for writer in writers(trainer):
             figure = plot_reliability({title: [part.numpy() for part in bins] for title, bins in shown.items()})
-            writer.add_figure(f"{split}/reliability", figure, trainer.global_step)
+            writer.add_figure(f"{split}/reliability", figure, curve_step(trainer))

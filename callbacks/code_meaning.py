@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.writers import writers
+from callbacks.writers import curve_step, writers
 from skeleton_llm.metrics import CodeClassCounts, PairCorrelation, entropy, mutual_information
 from skeleton_llm.plotting import plot_class_heat_map
 
@@ -53,7 +53,7 @@ class CodeMeaning(L.Callback):
         if not pl_module.vqvae.quantizer.ready:
             return
         for writer in writers(trainer):
-            step = trainer.global_step
+            step = curve_step(trainer)
             for kind, found in correlations.items():
                 if len(moving := found[found.isfinite()]):
                     writer.add_scalar(f"codebook/pair_correlation{kind}", moving.mean(), step)

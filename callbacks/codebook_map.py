@@ -6,7 +6,7 @@ import lightning as L
 import torch
 
 from callbacks.usage_watcher import BallWatcher
-from callbacks.writers import writers
+from callbacks.writers import curve_step, writers
 from skeleton_llm.metrics import NormReport
 from skeleton_llm.plotting import plot_poincare_disk
 
@@ -21,7 +21,7 @@ class CodebookMap(BallWatcher):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         counts, latents = self.usage.compute().cpu(), self.norms.compute()
         for writer in writers(trainer):
-            quantizer, step = pl_module.vqvae.quantizer, trainer.global_step
+            quantizer, step = pl_module.vqvae.quantizer, curve_step(trainer)
             codebook = quantizer.codebook().cpu()
             norms = codebook.norm(dim=-1)
             writer.add_scalar("norms/token_spread", norms.std() / norms.mean(), step)

@@ -6,7 +6,7 @@ import lightning as L
 from torch import Tensor
 
 from callbacks.usage_watcher import UsageWatcher
-from callbacks.writers import writers
+from callbacks.writers import curve_step, writers
 from skeleton_llm.losses import js_divergence, zipf_target
 from skeleton_llm.metrics import TokenLifetimes, usage_report
 from skeleton_llm.plotting import plot_rank_frequency, plot_usage
@@ -52,19 +52,19 @@ class CodebookUsageMonitor(UsageWatcher):
             self.lifetimes.update(outputs["indices"], outputs["mask"], trainer.global_step)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        counts, step = self.usage.compute().cpu(), trainer.global_step
+        counts, step, at = self.usage.compute().cpu(), trainer.global_step, curve_step(trainer)
         lived = trainer.state.fn == "fit" and not trainer.sanity_checking and pl_module.vqvae.quantizer.ready
         if lived:
             self.lifetimes.agree(step)
         for writer in writers(trainer):
             if counts.sum() > 0 and pl_module.vqvae.quantizer.ready:
-                self._write_usage(writer, counts, step)
+                self._write_usage(writer, counts, at)
             if lived:
-                writer.add_histogram("codebook/token_idle_steps", self.lifetimes.idle(step), step)
+                writer.add_histogram("codebook/token_idle_steps", self.lifetimes.idle(step), at)
                 lifetimes = self.lifetimes.lifetimes(step)
-                writer.add_scalar("codebook/tokens_alive", len(lifetimes), step)
+                writer.add_scalar("codebook/tokens_alive", len(lifetimes), at)
                 if len(lifetimes):
-                    writer.add_histogram("codebook/token_lifetime_steps", lifetimes, step)
+                    writer.add_histogram("codebook/token_lifetime_steps", lifetimes, at)
 
     def _write_usage(self, writer: Any, counts: Tensor, step: int) -> None:
         report = usage_report(counts)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.usage_watcher import UsageWatcher
-from callbacks.writers import writers
+from callbacks.writers import curve_step, writers
 from skeleton_llm.plotting import plot_poincare_disk
 
 
@@ -39,7 +39,7 @@ class CodebookWords(UsageWatcher):
         words = self._nearest_words(pl_module.llm, codebook, counts)
         for writer in found:
             figure = plot_poincare_disk(codebook.numpy(), counts.numpy(), quantizer.curvature, words)
-            writer.add_figure("codebook/poincare_disk_words", figure, trainer.global_step)
+            writer.add_figure("codebook/poincare_disk_words", figure, curve_step(trainer))
 
     def _nearest_words(self, llm: Any, codebook: Tensor, counts: Tensor) -> dict[int, str]:
         """A word for each of the most used tokens."""

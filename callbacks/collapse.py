@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from callbacks.usage_watcher import BallWatcher
-from callbacks.writers import writers
+from callbacks.writers import curve_step, writers
 from skeleton_llm.metrics import usage_report
 
 _MARKED = 0.005  # of a norm: twice this spread leaves random directions a perplexity below 50 of 512
@@ -96,7 +96,7 @@ class CollapseAlarm(BallWatcher):
         )
         rank_zero_warn(sentence)
         for writer in writers(trainer):
-            writer.add_text("codebook/alarm", sentence, trainer.global_step)
+            writer.add_text("codebook/alarm", sentence, curve_step(trainer))
 
 
 def norm_signs(norms: Tensor, used: Tensor) -> tuple[float, float]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from callbacks.writers import add_picture, writers
+from callbacks.writers import add_picture, curve_step, writers
 from skeleton_llm.plotting import blank, draw_frames, join_gif
 
 _MOST_FRAMES = 64  # of a GIF; longer clips are thinned
@@ -50,7 +50,7 @@ class Reconstructions(L.Callback):
             before, after = both[:, : length : -(-length // _MOST_FRAMES)].float().cpu().numpy()
             gif = _side_by_side(before, after, data.layout, name)
             for writer in found_writers:
-                add_picture(writer, f"reconstructions/clip_{row}", gif[0], join_gif(gif), trainer.global_step)
+                add_picture(writer, f"reconstructions/clip_{row}", gif[0], join_gif(gif), curve_step(trainer))
 
 
 def _side_by_side(before: np.ndarray, after: np.ndarray, layout: str, name: str) -> list[Image.Image]:

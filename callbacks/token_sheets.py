@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 
 from callbacks.usage_watcher import UsageWatcher
-from callbacks.writers import add_picture, writers
+from callbacks.writers import add_picture, curve_step, writers
 from skeleton_llm.plotting import Pose, draw_poses
 
 _EVERYONE = -1
@@ -99,7 +99,7 @@ class TokenSheets(UsageWatcher):
             file = io.BytesIO()
             sheet.save(file, "PNG")
             for writer in found:
-                add_picture(writer, f"tokens/token_{token}", sheet, file.getvalue(), trainer.global_step)
+                add_picture(writer, f"tokens/token_{token}", sheet, file.getvalue(), curve_step(trainer))
 
 
 def _poses(data: Any, places: np.ndarray) -> list[Pose]:

@@ -151,10 +151,10 @@ class _Watch(threading.Thread):
             ranks = [*range(self.world)]
         signs = {rank: self._sign(rank) for rank in ranks}
         for rank, sign in signs.items():
-            if self.seen.get(rank, ("",))[0] != sign:
-                self.seen[rank] = sign, now
             passed = int(sign.split("|")[1]) if sign else 0
-            if self.moved.get(rank, (-1,))[0] != passed:
+            if self.seen.setdefault(rank, (sign, now))[0] != sign:
+                self.seen[rank] = sign, now
+            if self.moved.setdefault(rank, (passed, now))[0] != passed:
                 self.moved[rank] = passed, now
         ended = self._ended(signs)
         if ended is not None:

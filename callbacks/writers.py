@@ -15,6 +15,15 @@ def writers(trainer: L.Trainer) -> list[Any]:
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
 
 
+def curve_step(trainer: L.Trainer) -> int:
+    """The step at which Lightning writes what is measured now.
+
+    It counts from 0, and so is one behind ``global_step`` in a validation. What a validation shows stands at one step,
+    or a run that goes on could not tell what is behind its checkpoint.
+    """
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
 def add_picture(writer: Any, tag: str, first: Image.Image, encoded: bytes, step: int) -> None:
     """Write an encoded picture (PNG, GIF) as it is, where ``add_image`` would decode it; ``first`` tells the size."""
     picture = Summary.Image(height=first.height, width=first.width, colorspace=3, encoded_image_string=encoded)

@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,13 @@ _ON_BAR = ("train/loss", "train/error_m")
 
 class Finished(Exception):  # noqa: N818  (no error)
     """The run folder holds the results already."""
+
+
+class Curves(TensorBoardLogger):
+    """TensorBoard without Lightning's ``epoch``: a run is one stream of steps, and in all of them it is 0."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
 
 class WholeConfig(SaveConfigCallback):
@@ -176,9 +183,7 @@ class SkeletonCLI(LightningCLI):
             # one version for all restarts, so that curves go on; what was told after the checkpoint will be told again
             path = self.config[self.subcommand].get("ckpt_path") if self.subcommand == "fit" else None
             purge = None if self.subcommand != "fit" else (step_of(Path(path)) or 0) if path else 0
-            kwargs["logger"] = TensorBoardLogger(
-                str(self.folder), name="", version="", default_hp_metric=False, purge_step=purge
-            )
+            kwargs["logger"] = Curves(str(self.folder), name="", version="", default_hp_metric=False, purge_step=purge)
         if SLURMEnvironment.detect():
             plugins = config["plugins"] or []
             kwargs["plugins"] = [
