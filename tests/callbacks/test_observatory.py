@@ -85,7 +85,8 @@ def test_every_number_of_a_run_is_there_at_every_validation(observed):
     assert set(tags["scalars"]) >= SCALARS
     assert set(tags["histograms"]) >= HISTOGRAMS
     values = {tag: events.Scalars(tag) for tag in SCALARS}
-    assert all([event.step for event in found] == [3, 6] for found in values.values())
+    # as Lightning counts steps, from 0
+    assert all([event.step for event in found] == [2, 5] for found in values.values())
     last = {tag: found[-1].value for tag, found in values.items()}
     assert all(math.isfinite(value) for value in last.values())
     assert 0 <= last["codebook/js_to_zipf"] <= math.log(2)
@@ -129,7 +130,7 @@ def test_token_sheets_show_the_most_used_tokens(observed):
     _, events = observed
     tags = [tag for tag in events.Tags()["images"] if tag.startswith("tokens/")]
     steps = [event.step for tag in tags for event in events.Images(tag)]
-    assert steps.count(3) == steps.count(6) == 6
+    assert steps.count(2) == steps.count(5) == 6
     for tag in tags:
         event = events.Images(tag)[-1]
         with Image.open(io.BytesIO(event.encoded_image_string)) as image:
@@ -192,7 +193,7 @@ def test_a_collapsing_codebook_is_told_in_one_sentence_and_as_text(tmp_path):
         watch(tmp_path, Stub(ONE_TOKEN), CollapseAlarm())
     events = read(tmp_path)
     texts = events.Tensors("codebook/alarm/text_summary")
-    assert [event.step for event in texts] == [1, 2]
+    assert [event.step for event in texts] == [0, 1]
     assert b"collapsing at step 2" in texts[-1].tensor_proto.string_val[0]
 
 
@@ -227,7 +228,7 @@ def test_lifetimes_go_on_in_a_resumed_run(tmp_path):
     for key in ("born", "last_used"):
         assert states[1][key].equal(states[0][key])
     events = read(tmp_path / "second")
-    assert [(event.step, event.value) for event in events.Scalars("codebook/tokens_alive")] == [(6, 5)]
+    assert [(event.step, event.value) for event in events.Scalars("codebook/tokens_alive")] == [(5, 5)]
     assert events.Histograms("codebook/token_lifetime_steps")[0].histogram_value.sum == 3 + 4 + 5 + 5 + 5
 
 
@@ -346,10 +347,9 @@ def test_the_overlay_for_words_adds_one_picture_and_writes_nothing_twice(small_d
     run(stage1_arguments(small_data, tmp_path, "--config", str(ROOT / "configs/watch/words.yaml")))
     events = read(tmp_path)
     for tag in ("codebook/poincare_disk", "codebook/poincare_disk_words"):
-        assert [event.step for event in events.Images(tag)] == [3, 6]
+        assert [event.step for event in events.Images(tag)] == [2, 5]
     for kind, seen in (("scalars", events.Scalars), ("histograms", events.Histograms)):
         steps = {tag: [event.step for event in seen(tag)] for tag in events.Tags()[kind]}
-        steps.pop("epoch", None)  # Lightning writes it beside whatever is logged
         assert all(len(found) == len(set(found)) for found in steps.values()), steps
 
 
