@@ -18,6 +18,7 @@ from callbacks import (
     CodebookWords,
     CodeMeaning,
     CollapseAlarm,
+    Preemption,
     Reconstructions,
     TokenSheets,
 )
@@ -217,7 +218,8 @@ def test_lifetimes_go_on_in_a_resumed_run(tmp_path):
     tokens, trained = torch.arange(8)[None], {}
     for name, steps, start in (("whole", 6, None), ("first", 3, None), ("second", 6, tmp_path / "first.ckpt")):
         monitor, model = CodebookUsageMonitor(patience=2), Speaker(tokens)
-        trained[name] = watch(tmp_path / name, model, monitor, max_steps=steps, val_check_interval=3, ckpt_path=start)
+        watchers = monitor, Preemption()  # whose steps settle
+        trained[name] = watch(tmp_path / name, model, *watchers, max_steps=steps, val_check_interval=3, ckpt_path=start)
         trained[name].save_checkpoint(tmp_path / f"{name}.ckpt")
     states = [
         torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["callbacks"]["CodebookUsageMonitor"]
