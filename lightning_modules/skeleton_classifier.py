@@ -124,7 +124,7 @@ class LitSkeletonClassifier(L.LightningModule):
             if len(logits):  # a rank without clips only takes part in the metrics' sums
                 metric.update(logits, batch["labels"])
             self.log(f"{split}/{name}", metric, prog_bar=name == "top1")
-        return {"scores": logits, "labels": batch["labels"]}
+        return {"scores": logits, "labels": batch["labels"], "index": batch["index"]}
 
     @rank_zero_only
     def export(self, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Metrics over whole splits and all ranks."""
 
 from skeleton_llm.metrics.answers import ClassReport, Confused, class_reports, confused_pairs
+from skeleton_llm.metrics.bootstrap import Interval, bootstrap_interval, bootstrap_means
 from skeleton_llm.metrics.calibration import (
     ClipScores,
     Reliability,
@@ -28,6 +29,7 @@ __all__ = [
     "CodeClassCounts",
     "CodebookUsage",
     "Confused",
+    "Interval",
     "LatentNorms",
     "MeanClassAccuracy",
     "NameAnswers",
@@ -36,6 +38,8 @@ __all__ = [
     "Reliability",
     "TokenLifetimes",
     "UsageReport",
+    "bootstrap_interval",
+    "bootstrap_means",
     "class_reports",
     "confused_pairs",
     "entropy",
