@@ -101,7 +101,7 @@ def plan(matrix: Matrix, seeds: Sequence[int], setting: Setting) -> list[Planned
     for seed in seeds:
         known: dict[tuple[str, ...], Run] = {}
         for cell in matrix.cells.values():
-            overlays = list(cell.rounds) or [None]
+            overlays: list[str | None] = [*cell.rounds] or [None]
             if setting.quick:
                 overlays = overlays[: matrix.quick["rounds"]]
             rounds = []
@@ -139,7 +139,7 @@ def _overlays(matrix: Matrix, setting: Setting, name: str, configs: tuple[str, .
     """All configs as files: the base, the data's, the user's, then what makes the cell, which nothing overrules."""
     base, *own = configs
     quick = [*matrix.quick["every"], *(matrix.quick[TOKENIZER] if name == TOKENIZER else ())] if setting.quick else []
-    shipped = [setting.shipped / f"{one}.yaml" for one in (base, f"data/{setting.data}", *own, *quick)]
+    shipped = [setting.shipped / f"{one}.yaml" for one in (base, f"data/{setting.data}", *quick, *own)]
     given = [Path(one) for one in (*setting.overlays, *setting.of_base.get(base, ()))]
     return tuple(as_typed(path) for path in (*shipped[:2], *given, *shipped[2:]))
 

@@ -85,8 +85,9 @@ def test_what_makes_the_cell_stands_behind_what_the_user_gives(matrix, setting):
 
 def test_quick_runs_are_small_and_of_one_round(matrix, setting):
     quick = Setting(setting.folder, "synthetic", setting.shipped, quick=True)
-    full, *_, unseen, _ = plan(matrix, [0], quick)
+    full, flat, _, unseen, _ = plan(matrix, [0], quick)
     assert len(unseen.rounds) == 1
+    assert configs(flat.rounds[0]["stage1"])[-1] == "configs/ablation/euclidean.yaml"
     assert configs(full.rounds[0]["stage1"])[-2:] == [
         "configs/ablation/new_words.yaml",
         "configs/ablation/no_noise.yaml",
