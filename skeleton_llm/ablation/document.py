@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from skeleton_llm.whole import write_whole
+
 
 @dataclass(frozen=True)
 class Heading:
@@ -135,13 +137,7 @@ def write_document(parts: Sequence[Part], folder: Path, name: str = "report") ->
     figures.mkdir(parents=True, exist_ok=True)
     for part in parts:
         if isinstance(part, Figure):
-            _replace(figures / f"{part.name}.svg", part.svg)
-    _replace(folder / f"{name}.md", to_markdown(parts, "figures"))
-    _replace(folder / f"{name}.html", to_html(parts))
+            write_whole(figures / f"{part.name}.svg", part.svg)
+    write_whole(folder / f"{name}.md", to_markdown(parts, "figures"))
+    write_whole(folder / f"{name}.html", to_html(parts))
     return [folder / f"{name}.md", folder / f"{name}.html"]
-
-
-def _replace(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)

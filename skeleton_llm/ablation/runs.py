@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from skeleton_llm.ablation.matrix import TOKENIZER, Cell, Matrix
+from skeleton_llm.whole import write_whole
 
 _WITH_LLM = ("stage1", "stage2")  # bases whose model takes a language model
 
@@ -54,9 +55,7 @@ class Run:
 
     def note(self) -> None:
         """Keep by which command and YAML files it was finished."""
-        beside = self.folder / ".asked.json.tmp"
-        beside.write_text(json.dumps(self._asked(), indent=1))
-        beside.replace(self.folder / "asked.json")
+        write_whole(self.folder / "asked.json", json.dumps(self._asked(), indent=1))
 
     def _asked(self) -> dict[str, list[str]]:
         files = [

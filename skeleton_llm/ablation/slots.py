@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from skeleton_llm.ablation.gpus import joules
 from skeleton_llm.ablation.runs import Run, as_typed
+from skeleton_llm.signals import STOPPING
 
 COMMAND = (sys.executable, "-m", "skeleton_llm.cli.main", "fit")
 _POLL = 0.1  # seconds
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Slot(NamedTuple):
@@ -86,7 +86,7 @@ class Crew:
         """Bring every run to its end that is not there; one that another process is at is waited for."""
         waiting = [run for run in runs if not (run.finished and run.as_asked)]
         self.say(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished; {len(self.slots)} side by side")
-        before = {number: signal.signal(number, self._stop) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._stop) for number in STOPPING}
         try:
             while self.working or (waiting and not self.signals):
                 for run in [*waiting]:

@@ -14,8 +14,7 @@ from skeleton_llm.ablation.gpus import visible_gpus
 from skeleton_llm.ablation.matrix import Matrix
 from skeleton_llm.ablation.runs import as_typed
 from skeleton_llm.cli.main import configs
-
-_ASKED_TO_LEAVE = 85  # as a run's own: the same command goes on
+from skeleton_llm.signals import EXIT_CODE
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     parser.add_argument("--llm", help="the language model of both stages: a folder or a hub id")
     parser.add_argument("--plan", action="store_true", help="print which runs there are, and start none")
+    parser.add_argument("--no-report", action="store_true", help="run only; another command reports")
     parser.add_argument(
         "--report-only", action="store_true", help="write the report of what is finished, and run nothing"
     )
@@ -72,14 +72,17 @@ def _ablate(arguments: argparse.Namespace, more: tuple[str, ...]) -> int:
         gpus = visible_gpus() if _asks_for_gpu(setting) else []
         crew = Crew(divide(gpus, arguments.jobs), lambda line: print(line, flush=True))
         crew.work(unique_runs(planned))
-    from skeleton_llm.ablation.report import write_report  # torch and matplotlib, which planning does without
+    written: list[Path] = []
+    if not arguments.no_report:
+        from skeleton_llm.ablation.report import write_report  # torch and matplotlib, which planning does without
 
-    seeds = sorted({*range(arguments.seeds), *_seeds_of(setting.folder)})
-    written = write_report(matrix, plan(matrix, seeds, setting), setting)
-    print("\n".join([*map(str, written), *(f"failed: {why}" for why in crew.failed.values())]))
+        seeds = sorted({*range(arguments.seeds), *_seeds_of(setting.folder)})
+        written = write_report(matrix, plan(matrix, seeds, setting), setting)
+    for line in (*map(str, written), *(f"failed: {why}" for why in crew.failed.values())):
+        print(line)
     if crew.signals:
         print("stopped; the same command goes on", file=sys.stderr)
-        return 130 if crew.signals[0] == signal.SIGINT else _ASKED_TO_LEAVE
+        return 130 if crew.signals[0] == signal.SIGINT else EXIT_CODE
     return int(bool(crew.failed))
 
 
