@@ -19,7 +19,7 @@ OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c
 MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
 
 .NOTPARALLEL:
-.PHONY: help setup demo prepare doctor stage1 stage2 unseen tokenize probe test test-slow lint fuzz bench tokenizer-ablation tensorboard builtin-llm
+.PHONY: help setup demo prepare doctor stage1 stage2 unseen tokenize probe test test-slow lint fuzz bench ablations tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -95,10 +95,10 @@ bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.feeder
 	$(BIN)/python -m benchmarks.prepare_growth /tmp $(COUNTS)
 
-SEEDS ?= 0 1 2
-JOBS ?= 2
-tokenizer-ablation: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## what each part of stage 1 is worth: DATA="nw_ucla utd_mhad" SEEDS="0 1 2" JOBS=2
-	$(BIN)/python -m benchmarks.tokenizer_ablation $(DATA) --seeds $(SEEDS) --jobs $(JOBS)
+SEEDS ?= 1
+ablations: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## LLM-AR's tables and baselines over SEEDS=5 seeds (QUICK=1: seconds a run, JOBS=, CELLS="full no_zipf")
+	$(CLI) ablate --data $(DATA) --seeds $(SEEDS) $(if $(QUICK),--quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(CELLS),--cells $(CELLS)) \
+	  $(if $(LLM),--llm $(LLM)) $(foreach c,$(CONFIG),--config $(c)) $(ARGS)
 
 tensorboard: $(SETUP) ## watch the runs
 	$(BIN)/tensorboard --logdir runs

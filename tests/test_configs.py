@@ -16,14 +16,15 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 STAGE1 = "data/* unseen/draw* unseen/synse* llm/built_in llm/llama_7b llm/llama_13b paper/*_stage1"
 STAGE1 += " hardware/a100 hardware/v100 hardware/ddp hardware/amx hardware/compile"
 STAGE1 += " ablation/euclidean ablation/no_zipf ablation/no_context ablation/no_mmd ablation/no_biases"
-STAGE1 += " ablation/no_noise ablation/quick ablation/continuous ablation/ema ablation/person_sentences"
+STAGE1 += " ablation/no_noise ablation/night ablation/tiny ablation/tiny_tokenizer ablation/continuous ablation/ema ablation/person_sentences"
 STAGE1 += " watch/*"
 STAGE1 += " ablation/windows ablation/whole_clips"
 STAGE2 = "data/* unseen/* llm/* paper/llm_ar_stage2"
 STAGE2 += " hardware/a100 hardware/v100 hardware/ddp hardware/fsdp1 hardware/fsdp2 hardware/amx"
-STAGE2 += " ablation/full_tuning ablation/untrained_llm ablation/no_input_map"
+STAGE2 += " ablation/full_tuning ablation/frozen ablation/untrained_llm ablation/no_input_map"
+STAGE2 += " ablation/night ablation/tiny"
 STAGE2 += " ablation/latents ablation/late_latents ablation/new_words"
-PROBE = "data/* hardware/a100 hardware/amx ablation/quick"
+PROBE = "data/* hardware/a100 hardware/amx ablation/night ablation/tiny"
 STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "probe.yaml": PROBE.split()}
 LEGAL = [
     (base, overlay.relative_to(CONFIGS))
@@ -34,7 +35,7 @@ LEGAL = [
 
 
 def test_every_config_is_covered():
-    covered = {str(overlay) for _, overlay in LEGAL} | set(STAGES)
+    covered = {str(overlay) for _, overlay in LEGAL} | set(STAGES) | {"ablations.yaml"}
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == covered
 
 
