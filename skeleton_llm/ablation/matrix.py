@@ -9,7 +9,7 @@ import yaml
 
 TOKENIZER = "stage1"
 """The run whose tokenizer the other runs of its cell read."""
-_CELL = ("title", "runs", "rounds", "answer", "ensemble", "against", "paper", "source")
+_CELL = ("title", "runs", "rounds", "answer", "ensemble", "against", "quick", "paper", "source")
 _MATRIX = ("paper", "quick", "cells")
 _PAPER = ("title", "data", "llm", "poses")
 _QUICK = ("every", TOKENIZER, "rounds")
@@ -24,7 +24,8 @@ class Cell:
         rounds: overlays with each of which all runs are made once (the draws of unseen classes); empty for one round.
         answer: the run whose test answers for the cell.
         ensemble: the runs whose scores together answer for it instead.
-        against: the cell it is compared with; None for the one that all others are compared with.
+        against: the cell it is compared with; None for none.
+        quick: the last overlays of its runs where they are to be quick.
         paper: what the paper measured, top-1 in percent, and ``source``, where it says so.
     """
 
@@ -35,6 +36,7 @@ class Cell:
     answer: str
     ensemble: tuple[str, ...]
     against: str | None
+    quick: tuple[str, ...]
     paper: float | None
     source: str
 
@@ -72,7 +74,8 @@ def read_matrix(path: Path, configs: Path) -> Matrix:
         if cell.against is not None and cell.against not in cells:
             raise ValueError(f"{path}: cells.{cell.name}.against names {cell.against!r}, which is no cell of it")
     named = [one for cell in cells.values() for run in cell.runs.values() for one in run]
-    named += [one for cell in cells.values() for one in cell.rounds] + quick["every"] + quick[TOKENIZER]
+    named += [one for cell in cells.values() for one in (*cell.rounds, *cell.quick)]
+    named += quick["every"] + quick[TOKENIZER]
     for name in named:
         if not (configs / f"{name}.yaml").is_file():
             raise ValueError(f"{path}: there is no config {configs / name}.yaml; name one without .yaml")
@@ -100,6 +103,7 @@ def _cell(path: Path, name: str, about: Any) -> Cell:
         answer,
         ensemble,
         None if against == name else against,
+        tuple(about.get("quick", ())),
         None if paper is None else float(paper),
         about.get("source", ""),
     )

@@ -108,7 +108,8 @@ def plan(matrix: Matrix, seeds: Sequence[int], setting: Setting) -> list[Planned
                 made: dict[str, Run] = {}
                 place = setting.folder / cell.name / f"seed{seed}" / (Path(overlay).name if overlay else "")
                 for name, configs in cell.runs.items():
-                    chosen = _overlays(matrix, setting, name, (*configs, *([overlay] if overlay else [])))
+                    own = [*configs, *([overlay] if overlay else []), *(cell.quick if setting.quick else ())]
+                    chosen = _overlays(matrix, setting, name, own)
                     tokenizer = None if name == TOKENIZER else made.get(TOKENIZER)
                     key = (*chosen, str(tokenizer and tokenizer.folder))
                     if key not in known:
@@ -134,7 +135,7 @@ def unique_runs(planned: Iterable[Planned]) -> list[Run]:
     return list(found.values())
 
 
-def _overlays(matrix: Matrix, setting: Setting, name: str, configs: tuple[str, ...]) -> tuple[str, ...]:
+def _overlays(matrix: Matrix, setting: Setting, name: str, configs: Sequence[str]) -> tuple[str, ...]:
     """All configs as files: the base, the data's, the user's, then what makes the cell, which nothing overrules."""
     base, *own = configs
     quick = [*matrix.quick["every"], *(matrix.quick[TOKENIZER] if name == TOKENIZER else ())] if setting.quick else []

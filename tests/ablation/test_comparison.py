@@ -12,7 +12,7 @@ from skeleton_llm.metrics import Interval
 
 
 def cell(name: str, paper: float | None = None, against: str | None = "full", **more) -> Cell:
-    given = {"runs": {"stage2": ("stage2",)}, "rounds": (), "answer": "stage2", "ensemble": (), **more}
+    given = {"runs": {"stage2": ("stage2",)}, "rounds": (), "answer": "stage2", "ensemble": (), "quick": (), **more}
     return Cell(name, name, **given, against=None if name == against else against, paper=paper, source="x")
 
 

@@ -19,7 +19,7 @@ MATRIX = {
             "runs": {"stage1": ["stage1"], "stage2": ["stage2"]},
             "rounds": ["unseen/draw0", "unseen/draw1"],
         },
-        "probe": {"title": "classifier", "runs": {"skeleton": ["probe"]}},
+        "probe": {"title": "classifier", "runs": {"skeleton": ["probe"]}, "quick": ["ablation/late_latents"]},
     },
 }
 
@@ -85,7 +85,8 @@ def test_what_makes_the_cell_stands_behind_what_the_user_gives(matrix, setting):
 
 def test_quick_runs_are_small_and_of_one_round(matrix, setting):
     quick = Setting(setting.folder, "synthetic", setting.shipped, quick=True)
-    full, flat, _, unseen, _ = plan(matrix, [0], quick)
+    full, flat, _, unseen, probe = plan(matrix, [0], quick)
+    assert configs(probe.rounds[0]["skeleton"])[-1] == "configs/ablation/late_latents.yaml"
     assert len(unseen.rounds) == 1
     assert configs(flat.rounds[0]["stage1"])[-1] == "configs/ablation/euclidean.yaml"
     assert configs(full.rounds[0]["stage1"])[-2:] == [
