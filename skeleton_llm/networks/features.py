@@ -35,9 +35,9 @@ class SkeletonFeatures(nn.Module):
 
     Per person the channels are: root [3] and pose [(V - 1) * 3], which are always reconstructed; with ``bone`` the
     bones' vectors; with ``motion`` and ``bone_motion`` the first differences in time of root and pose, and of bones.
-    ``forward`` gives them all, ``seen`` those of ``streams``, which the encoder reads. Each person after the first adds one channel that says
-    whether it is there; an absent person's channels are 0. Apart and with motion the same autoencoder errs a third as
-    much as on raw joints (measured).
+    ``forward`` gives them all, ``seen`` those of ``streams``, which the encoder reads. Each person after the first
+    adds one channel that says whether it is there; an absent person's channels are 0. Apart and with motion the same
+    autoencoder errs a third as much as on raw joints (measured).
 
     Args:
         layout: skeleton layout.
