@@ -15,7 +15,7 @@ class Optimization:
 
     Args:
         optimizer: ``adamw``, or through bitsandbytes ``adamw_8bit``, whose averages take 2 bytes a weight instead of 8,
-            or ``paged_adamw_8bit``, which moves them to the CPU's memory when the GPU's is full; ``sgd`` with Nesterov's
+            or ``paged_adamw_8bit``, which moves them to the CPU's memory when the GPU's is full; ``sgd`` has Nesterov's
             momentum, as graph networks are trained.
         lr: peak learning rate.
         betas: AdamW's two averages; the first is SGD's momentum.
