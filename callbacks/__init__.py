@@ -13,6 +13,7 @@ from callbacks.export import Export
 from callbacks.last_step import LastStep
 from callbacks.preemption import Preemption
 from callbacks.reconstructions import Reconstructions
+from callbacks.score_files import ScoreFiles
 from callbacks.token_sheets import TokenSheets
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "LastStep",
     "Preemption",
     "Reconstructions",
+    "ScoreFiles",
     "StepSeed",
     "TokenSheets",
 ]

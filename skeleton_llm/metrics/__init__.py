@@ -20,6 +20,7 @@ from skeleton_llm.metrics.codebook import (
     mutual_information,
     usage_report,
 )
+from skeleton_llm.metrics.ensemble import SplitScores, read_scores, write_scores
 from skeleton_llm.metrics.recognition import MeanClassAccuracy, NameAnswers, normalise_name
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "NormReport",
     "PairCorrelation",
     "Reliability",
+    "SplitScores",
     "TokenLifetimes",
     "UsageReport",
     "class_reports",
@@ -43,6 +45,8 @@ __all__ = [
     "fit_temperature",
     "mutual_information",
     "normalise_name",
+    "read_scores",
     "reliability",
     "usage_report",
+    "write_scores",
 ]
