@@ -55,7 +55,7 @@ def cell(data: str, name: str, seed: int) -> dict[str, float]:
         given = ["--model.init_args.source", source, "--model.init_args.tokenizer", str(folder / "stage1/product")]
         probe = fit(
             folder / source,
-            ["probe", f"data/{data}", "ablation/quick"],
+            ["recognizer", f"data/{data}", "ablation/quick"],
             *seeds,
             *given,
             "--trainer.max_steps",

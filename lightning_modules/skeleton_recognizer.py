@@ -62,7 +62,7 @@ class LitSkeletonRecognizer(L.LightningModule):
         self.config, self.source = network or ConvolutionConfig(), source
         self.tokenizer: ActionTokenizer | None = None
         if source == "skeleton":
-            seen = self._read_skeletons(layout, num_persons, streams or ["joint", "motion"])
+            seen = self._read_skeletons(layout, num_persons, ["joint", "motion"] if streams is None else streams)
         elif streams is not None:
             raise ValueError(f"model.source {source} is of what the tokenizer reads; set model.streams to null")
         elif self.config.reads_joints:
@@ -151,7 +151,7 @@ class LitSkeletonRecognizer(L.LightningModule):
         self._agree()
 
     def _agree(self) -> None:
-        """Batch norm's averages of rank 0, which checkpoints hold: DDP sends them at a step's beginning, not its end."""
+        """Take batch norm's averages from rank 0, as checkpoints do; DDP sends them only when a step begins."""
         if self.trainer.world_size > 1:
             for buffer in self.network.buffers():
                 torch.distributed.broadcast(buffer, 0)

@@ -23,8 +23,9 @@ STAGE2 = "data/* unseen/* llm/* paper/llm_ar_stage2"
 STAGE2 += " hardware/a100 hardware/v100 hardware/ddp hardware/fsdp1 hardware/fsdp2 hardware/amx"
 STAGE2 += " ablation/full_tuning ablation/untrained_llm ablation/no_input_map"
 STAGE2 += " ablation/latents ablation/late_latents ablation/new_words"
-PROBE = "data/* hardware/a100 hardware/amx ablation/quick"
-STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "probe.yaml": PROBE.split()}
+RECOGNIZER = "data/* hardware/a100 hardware/v100 hardware/ddp hardware/amx ablation/quick"
+RECOGNIZER += " recognizer/* paper/st_gcn paper/ctr_gcn"
+STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "recognizer.yaml": RECOGNIZER.split()}
 LEGAL = [
     (base, overlay.relative_to(CONFIGS))
     for base, patterns in STAGES.items()
