@@ -19,13 +19,12 @@ from skeleton_llm.networks.graph import (
     over_frames,
     start,
 )
-from skeleton_llm.skeletons import find_layout
 
 _FEWER = 8  # r: channels in which joints are compared, relative to the input's
 
 
 class TopologyRefinement(nn.Module):
-    """CTR-GC: each output channel hears neighbours by a graph of its own, a shared one refined by the clip (Eqs. 5-9).
+    """CTR-GC: each output channel hears neighbours by its own graph, a shared one refined by the clip (section 3.2).
 
     For each kind k of neighbours, with x averaged over time as x-bar, the graph of channel d is
     A_k + alpha expand_k(tanh(target_k(x-bar_u) - source_k(x-bar_v)))_d, and the output sum_k graph_k values_k(x).
@@ -133,9 +132,8 @@ class CTRGCN(GraphNetwork):
     """
 
     def __init__(self, layout: str, in_channels: int, num_classes: int, *, width: int, dropout: float) -> None:
-        """Each kind of neighbours weighs 1 in every joint that has such, at first."""
-        neighbours = adjacency(find_layout(layout))
-        graph = neighbours / neighbours.sum(2, keepdim=True).clamp_min(1)
+        """All blocks begin with the same graph, and each learns its own."""
+        graph = adjacency(layout)
         blocks = [
             CTRGCNBlock(graph, *sizes, stride=stride, residual=index > 0)
             for index, (*sizes, stride) in enumerate(block_sizes(in_channels, width))

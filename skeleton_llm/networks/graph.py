@@ -12,23 +12,25 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from skeleton_llm.networks.features import Stream
-from skeleton_llm.skeletons import Layout, find_layout
+from skeleton_llm.skeletons import find_layout
 
 Mask = Bool[Tensor, "R T"] | None
 STEP = 4  # frames that become one step on their way through a trunk
 
 
-def adjacency(layout: Layout) -> Float[Tensor, "K U V"]:
-    """1 where joint v is a neighbour of joint u of kind k: itself, nearer to the body's centre, or further from it.
+def adjacency(layout: str) -> Float[Tensor, "K U V"]:
+    """How much joint u hears of its neighbour v of kind k: itself, nearer to the body's centre, or further from it.
 
-    ST-GCN's spatial configuration (section 3.3): bones point to the centre, so a joint's parent is nearer.
+    ST-GCN's spatial configuration (section 3.3): bones point to the centre, so a joint's parent is nearer. Neighbours
+    of one kind share a weight of 1, as by the cardinality Z in its sum over them.
     """
-    found = torch.zeros(3, layout.num_joints, layout.num_joints)
+    bones, joints = find_layout(layout).bones, find_layout(layout).num_joints
+    found = torch.zeros(3, joints, joints)
     found[0].fill_diagonal_(1)
-    for child, parent in layout.bones:
+    for child, parent in bones:
         found[1, child, parent] = 1
         found[2, parent, child] = 1
-    return found
+    return found / found.sum(2, keepdim=True).clamp_min(1)
 
 
 class JointStreams(nn.Module):

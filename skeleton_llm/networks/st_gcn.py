@@ -8,11 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from skeleton_llm.networks.graph import ConvNorm, GraphNetwork, Mask, Shortcut, adjacency, block_sizes, normalise, start
-from skeleton_llm.skeletons import find_layout
 
 
 class STGCNBlock(nn.Module):
-    """A joint hears its neighbours (Eq. 10, with the learned importance of every edge), then its own past and future.
+    """A joint hears its neighbours, by the learned importance of every edge (section 3), then its own past and future.
 
     Args:
         graph: weights of neighbours.
@@ -72,9 +71,8 @@ class STGCN(GraphNetwork):
     def __init__(
         self, layout: str, in_channels: int, num_classes: int, *, width: int, kernel: int, dropout: float
     ) -> None:
-        """Neighbours of all kinds together weigh 1 in every joint (section 3.3)."""
-        neighbours = adjacency(find_layout(layout))
-        graph = neighbours / neighbours.sum((0, 2))[:, None]
+        """All blocks on the same graph, each with an importance of its own for every edge."""
+        graph = adjacency(layout)
         blocks = [
             STGCNBlock(graph, *sizes, stride=stride, kernel=kernel, dropout=dropout, residual=index > 0)
             for index, (*sizes, stride) in enumerate(block_sizes(in_channels, width))
