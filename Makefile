@@ -19,7 +19,7 @@ OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c
 MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
 
 .NOTPARALLEL:
-.PHONY: help setup demo prepare doctor stage1 stage2 unseen tokenize probe test test-slow lint fuzz bench ablations tensorboard builtin-llm
+.PHONY: help setup demo prepare doctor stage1 stage2 unseen tokenize recognizer ensemble test test-slow lint fuzz bench ablations tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -54,11 +54,22 @@ unseen: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## LLM-AR's un
 tokenize: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## every action sentence of DATA= by RUN='s tokenizer
 	$(CLI) tokenize data/$(DATASET) --tokenizer $(RUN_DIR)/stage1/tokenizer $(ARGS)
 
+NETWORK ?= convolution
 SOURCE ?= skeleton
+STREAM ?=
+recognizer: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## no language model: NETWORK=convolution, transformer, st_gcn, ctr_gcn or nearest, SOURCE=skeleton, latents or sentences
+	$(CLI) fit --config configs/recognizer.yaml $(if $(filter-out convolution,$(NETWORK)),--config configs/recognizer/$(NETWORK).yaml) $(OVERLAYS) \
+	  --trainer.default_root_dir $(RUN_DIR)/$(NETWORK)-$(or $(STREAM),$(SOURCE)) --model.init_args.source $(SOURCE) \
+	  $(if $(STREAM),--model.init_args.streams '[$(STREAM)]') \
+	  $(if $(filter-out skeleton,$(SOURCE)),--model.init_args.streams null --model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer) $(ARGS)
+
+STREAMS := joint bone motion bone_motion
+WEIGHTS ?= 2 2 1 1
+ensemble: ## four streams of NETWORK=ctr_gcn (or another) and their sum: WEIGHTS="2 2 1 1" for joint, bone, motion, bone_motion
+	@for stream in $(STREAMS); do $(MAKE) recognizer NETWORK=$(NETWORK) STREAM=$$stream || exit; done
+	$(CLI) ensemble $(foreach s,$(STREAMS),$(RUN_DIR)/$(NETWORK)-$(s)) --weights $(WEIGHTS) --out $(RUN_DIR)/$(NETWORK)-ensemble.json
+
 COUNTS ?= 500 1000 2000 4000
-probe: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## a plain classifier: SOURCE=skeleton, latents or sentences
-	$(CLI) fit --config configs/probe.yaml $(OVERLAYS) --trainer.default_root_dir $(RUN_DIR)/probe-$(SOURCE) \
-	  --model.init_args.source $(SOURCE) $(if $(filter-out skeleton,$(SOURCE)),--model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer) $(ARGS)
 
 demo: $(SETUP) ## both stages on the built-in data, then the name of one clip with its GIF
 	$(MAKE) stage1 stage2 RUN=$(RUN)

@@ -14,6 +14,7 @@ from callbacks.export import Export
 from callbacks.last_step import LastStep
 from callbacks.preemption import Preemption
 from callbacks.reconstructions import Reconstructions
+from callbacks.score_files import ScoreFiles
 from callbacks.token_sheets import TokenSheets
 from callbacks.watchdog import Watchdog
 
@@ -31,6 +32,7 @@ __all__ = [
     "LastStep",
     "Preemption",
     "Reconstructions",
+    "ScoreFiles",
     "StepSeed",
     "TokenSheets",
     "Watchdog",

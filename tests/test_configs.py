@@ -25,8 +25,9 @@ STAGE2 += " hardware/a100 hardware/v100 hardware/ddp hardware/fsdp1 hardware/fsd
 STAGE2 += " ablation/full_tuning ablation/frozen ablation/untrained_llm ablation/no_input_map"
 STAGE2 += " ablation/night ablation/tiny"
 STAGE2 += " ablation/latents ablation/late_latents ablation/new_words"
-PROBE = "data/* hardware/a100 hardware/amx ablation/night ablation/tiny"
-STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "probe.yaml": PROBE.split()}
+RECOGNIZER = "data/* hardware/a100 hardware/v100 hardware/ddp hardware/amx ablation/night ablation/tiny"
+RECOGNIZER += " recognizer/* paper/st_gcn paper/ctr_gcn"
+STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "recognizer.yaml": RECOGNIZER.split()}
 LEGAL = [
     (base, overlay.relative_to(CONFIGS))
     for base, patterns in STAGES.items()

@@ -20,7 +20,8 @@ class Cell:
     """One line of the table.
 
     Attributes:
-        runs: for each run its configs, the base first, as paths in ``configs/`` without ``.yaml``.
+        runs: for each run its configs, the base first, as paths in ``configs/`` without ``.yaml``; what begins with
+            ``--`` is an argument of the command.
         rounds: overlays with each of which all runs are made once (the draws of unseen classes); empty for one round.
         answer: the run whose test answers for the cell.
         ensemble: the runs whose scores together answer for it instead.
@@ -77,7 +78,7 @@ def read_matrix(path: Path, configs: Path) -> Matrix:
     named += [one for cell in cells.values() for one in (*cell.rounds, *cell.quick)]
     named += quick["every"] + quick[TOKENIZER]
     for name in named:
-        if not (configs / f"{name}.yaml").is_file():
+        if not name.startswith("--") and not (configs / f"{name}.yaml").is_file():
             raise ValueError(f"{path}: there is no config {configs / name}.yaml; name one without .yaml")
     return Matrix(cells, given.get("paper", {}), quick)
 

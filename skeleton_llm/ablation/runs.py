@@ -109,15 +109,13 @@ def plan(matrix: Matrix, seeds: Sequence[int], setting: Setting) -> list[Planned
                 place = setting.folder / cell.name / f"seed{seed}" / (Path(overlay).name if overlay else "")
                 for name, configs in cell.runs.items():
                     own = [*configs, *([overlay] if overlay else []), *(cell.quick if setting.quick else ())]
-                    chosen = _overlays(matrix, setting, name, own)
+                    chosen = _overlays(matrix, setting, name, [one for one in own if not one.startswith("--")])
+                    extra = tuple(one for one in own if one.startswith("--"))
                     tokenizer = None if name == TOKENIZER else made.get(TOKENIZER)
-                    key = (*chosen, str(tokenizer and tokenizer.folder))
+                    key = (*chosen, *extra, str(tokenizer and tokenizer.folder))
                     if key not in known:
-                        known[key] = Run(
-                            place / name,
-                            _arguments(setting, configs[0], chosen, place / name, tokenizer, seed),
-                            tokenizer,
-                        )
+                        given = _arguments(setting, configs[0], chosen, place / name, tokenizer, seed)
+                        known[key] = Run(place / name, (*given, *extra, *setting.more), tokenizer)
                     made[name] = known[key]
                 rounds.append(made)
             planned.append(Planned(cell, seed, tuple(rounds)))
@@ -153,8 +151,7 @@ def _arguments(
         given += ["--model.init_args.llm.name", setting.llm]
     if tokenizer is not None:
         given += ["--model.init_args.tokenizer", as_typed(tokenizer.folder / "tokenizer")]
-    given += ["--trainer.default_root_dir", as_typed(folder), "--trainer.enable_progress_bar", "false"]
-    return (*given, *setting.more)
+    return (*given, "--trainer.default_root_dir", as_typed(folder), "--trainer.enable_progress_bar", "false")
 
 
 def as_typed(path: Path) -> str:

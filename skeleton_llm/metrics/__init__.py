@@ -21,6 +21,7 @@ from skeleton_llm.metrics.codebook import (
     mutual_information,
     usage_report,
 )
+from skeleton_llm.metrics.ensemble import SplitScores, read_scores, write_scores
 from skeleton_llm.metrics.recognition import MeanClassAccuracy, NameAnswers, normalise_name
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "NormReport",
     "PairCorrelation",
     "Reliability",
+    "SplitScores",
     "TokenLifetimes",
     "UsageReport",
     "bootstrap_interval",
@@ -47,6 +49,8 @@ __all__ = [
     "fit_temperature",
     "mutual_information",
     "normalise_name",
+    "read_scores",
     "reliability",
     "usage_report",
+    "write_scores",
 ]

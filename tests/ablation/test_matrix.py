@@ -11,13 +11,17 @@ CELLS = {
         "paper": 89.7,
         "source": "Table 7",
     },
-    "streams": {"title": "three", "runs": {"a": ["probe"], "b": ["probe", "ablation/night"]}, "ensemble": ["a", "b"]},
+    "streams": {
+        "title": "three",
+        "runs": {"a": ["recognizer"], "b": ["recognizer", "ablation/night"]},
+        "ensemble": ["a", "b"],
+    },
 }
 
 
 @pytest.fixture
 def write(tmp_path):
-    for name in ("stage1", "stage2", "probe", "ablation/euclidean", "ablation/night"):
+    for name in ("stage1", "stage2", "recognizer", "ablation/euclidean", "ablation/night"):
         path = tmp_path / "configs" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}")

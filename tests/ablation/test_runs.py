@@ -19,7 +19,11 @@ MATRIX = {
             "runs": {"stage1": ["stage1"], "stage2": ["stage2"]},
             "rounds": ["unseen/draw0", "unseen/draw1"],
         },
-        "probe": {"title": "classifier", "runs": {"skeleton": ["probe"]}, "quick": ["ablation/late_latents"]},
+        "bones": {
+            "title": "classifier",
+            "runs": {"bone": ["recognizer", "--model.init_args.streams=[bone]"]},
+            "quick": ["ablation/late_latents"],
+        },
     },
 }
 
@@ -41,7 +45,7 @@ def configs(run) -> list[str]:
 
 
 def test_equal_tokenizers_are_one_run_in_the_first_cell_that_has_it(matrix, setting):
-    full, flat, whole, unseen, probe = plan(matrix, [0], setting)
+    full, flat, whole, unseen, bones = plan(matrix, [0], setting)
     home = setting.folder
     assert full.rounds[0]["stage1"] is whole.rounds[0]["stage1"]
     assert whole.rounds[0]["stage1"].folder == home / "full/seed0/stage1"
@@ -50,11 +54,11 @@ def test_equal_tokenizers_are_one_run_in_the_first_cell_that_has_it(matrix, sett
     assert [one["stage2"].folder for one in unseen.rounds] == [
         home / f"unseen/seed0/draw{draw}/stage2" for draw in (0, 1)
     ]
-    assert [run.folder.relative_to(home).as_posix() for run in unique_runs([whole, full, probe])] == [
+    assert [run.folder.relative_to(home).as_posix() for run in unique_runs([whole, full, bones])] == [
         "full/seed0/stage1",
         "whole/seed0/stage2",
         "full/seed0/stage2",
-        "probe/seed0/skeleton",
+        "bones/seed0/bone",
     ]
     assert len(unique_runs(plan(matrix, [0, 1], setting))) == 2 * (2 + 2 + 1 + 4 + 1)
 
@@ -74,19 +78,19 @@ def test_a_run_is_a_command_as_one_would_type_it(matrix, setting):
 def test_what_makes_the_cell_stands_behind_what_the_user_gives(matrix, setting):
     given = {"overlays": ("mine.yaml",), "of_base": {"stage2": ("large.yaml",)}, "llm": "my/llm", "more": ("--a", "b")}
     own = Setting(setting.folder, "utd_mhad", setting.shipped, **given)
-    _, _, whole, _, probe = plan(matrix, [0], own)
+    _, _, whole, _, bones = plan(matrix, [0], own)
     given_last = ["configs/data/utd_mhad.yaml", "mine.yaml", "large.yaml", "configs/ablation/full_tuning.yaml"]
     assert configs(whole.rounds[0]["stage2"]) == ["configs/stage2.yaml", *given_last]
     assert configs(whole.rounds[0]["stage1"])[-1] == "mine.yaml"
     assert "my/llm" in whole.rounds[0]["stage1"].arguments
-    assert "my/llm" not in probe.rounds[0]["skeleton"].arguments  # has none
-    assert probe.rounds[0]["skeleton"].arguments[-2:] == ("--a", "b")
+    assert "my/llm" not in bones.rounds[0]["bone"].arguments  # has none
+    assert bones.rounds[0]["bone"].arguments[-3:] == ("--model.init_args.streams=[bone]", "--a", "b")
 
 
 def test_quick_runs_are_small_and_of_one_round(matrix, setting):
     quick = Setting(setting.folder, "synthetic", setting.shipped, quick=True)
-    full, flat, _, unseen, probe = plan(matrix, [0], quick)
-    assert configs(probe.rounds[0]["skeleton"])[-1] == "configs/ablation/late_latents.yaml"
+    full, flat, _, unseen, bones = plan(matrix, [0], quick)
+    assert configs(bones.rounds[0]["bone"])[-1] == "configs/ablation/late_latents.yaml"
     assert len(unseen.rounds) == 1
     assert configs(flat.rounds[0]["stage1"])[-1] == "configs/ablation/euclidean.yaml"
     assert configs(full.rounds[0]["stage1"])[-2:] == [
