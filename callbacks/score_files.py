@@ -42,10 +42,10 @@ class ScoreFiles(L.Callback):
         self._write(trainer, "test")
 
     def _write(self, trainer: L.Trainer, split: str) -> None:
-        scores, labels = self.clips.compute()  # by all ranks
+        scores, labels, index = self.clips.compute()  # by all ranks
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         data = trainer.datamodule
         of = facts(data.info["content_hash"], data.protocol.name, split, trainer.global_step, data.class_names)
         path = Path(trainer.default_root_dir) / "scores" / f"{split}.safetensors"
-        write_scores(path, SplitScores(scores.float().cpu(), labels.view(-1).cpu(), of))
+        write_scores(path, SplitScores(scores.float(), labels.view(-1), index.view(-1), of))

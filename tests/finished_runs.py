@@ -20,7 +20,9 @@ def write_answers(folder: Path, index: np.ndarray, labels: np.ndarray, answers: 
     """The scores of a test that gave these answers."""
     folder.mkdir(parents=True, exist_ok=True)
     scores = np.log(np.eye(len(NAMES), dtype=np.float32)[answers] * 0.6 + 0.1)
-    save_file({"index": index, "labels": labels, "scores": scores}, folder / "test_scores.safetensors")
+    (folder / "scores").mkdir(exist_ok=True)
+    of = {"data": "5f5f", "protocol": "synthetic_xsub", "split": "test", "step": "6"}
+    save_file({"rows": index, "labels": labels, "scores": scores}, folder / "scores/test.safetensors", of)
     with (folder / "test_per_class.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["name"], *[[name] for name in NAMES]])
 

@@ -43,8 +43,11 @@ _OF_ANSWERS = {
 
 def own_runs(finding: Finding, name: str) -> list[Run]:
     """The finished runs of that name, of all seeds and rounds, that lie with this cell and with no other."""
-    runs = [runs[name] for planned in finding.planned.values() for runs in planned.rounds if name in runs]
-    return [run for run in runs if finding.cell.name in run.folder.parts]
+    found = []
+    for seed, planned in finding.planned.items():
+        runs = [runs[name] for runs in planned.rounds if name in runs]
+        found += [run for run in runs if f"/{finding.cell.name}/seed{seed}/" in run.folder.as_posix()]
+    return found
 
 
 def _mean(runs: Sequence[Run], key: str, measure: Measure) -> str:
@@ -137,14 +140,16 @@ def _costs(took: Sequence[Cost]) -> list[str]:
     ]
 
 
-def unfinished(planned: Sequence[Planned]) -> list[Part]:
-    """What the table still lacks."""
+def unfinished(planned: Sequence[Planned], problems: Sequence[str]) -> list[Part]:
+    """What the table still lacks, and what is finished but cannot be read."""
     rows = []
     for one in planned:
         if not one.finished:
             left = [as_typed(run.folder) for run in one.runs if not run.finished]
             rows.append([f"`{one.name}`", ", ".join(f"`{folder}`" for folder in left)])
-    return [Heading("Not finished"), Table(["cell", "runs without results"], rows, left=2)] if rows else []
+    parts: list[Part] = [Text(f"Not read: {problem}") for problem in problems]
+    parts += [Table(["cell", "runs without results"], rows, left=2)] if rows else []
+    return [Heading("Not finished"), *parts] if parts else []
 
 
 def made_by(found: dict[str, Finding], setting: Setting) -> list[Part]:

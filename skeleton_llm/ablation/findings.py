@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
-from safetensors.numpy import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from skeleton_llm.ablation.matrix import Cell
 from skeleton_llm.ablation.runs import Planned, Run
 from skeleton_llm.language.card import run_facts
+from skeleton_llm.metrics.ensemble import check_alike, ensemble, read_scores
 
 Curve = Mapping[int, float]
 
@@ -73,18 +73,23 @@ def _right(one: Answers, rows: np.ndarray) -> np.ndarray:
     return (one.answers[place] == one.labels[place]).astype(np.float64)
 
 
-def collect(planned: Sequence[Planned]) -> dict[str, Finding]:
-    """Every cell that has a finished seed, in the matrix' order."""
-    by_cell: dict[str, list[Planned]] = {}
+def collect(planned: Sequence[Planned]) -> tuple[dict[str, Finding], list[str]]:
+    """Every cell that has a finished seed, in the matrix' order; and what cannot be read, a sentence each."""
+    cells: dict[str, Cell] = {}
+    finished: dict[str, dict[int, Planned]] = {}
+    answers: dict[str, dict[int, list[Answers]]] = {}
+    problems = []
     for one in planned:
-        by_cell.setdefault(one.cell.name, []).append(one)
-    found = {}
-    for name, seeds in by_cell.items():
-        finished = {one.seed: one for one in seeds if one.finished}
-        if finished:
-            answers = {seed: _answers(one) for seed, one in finished.items()}
-            found[name] = Finding(seeds[0].cell, finished, answers)
-    return found
+        if one.finished:
+            name = one.cell.name
+            try:
+                answers.setdefault(name, {})[one.seed] = _answers(one)
+            except (OSError, ValueError) as error:
+                problems.append(f"{one.name}: {error}")
+            else:
+                cells[name] = one.cell
+                finished.setdefault(name, {})[one.seed] = one
+    return {name: Finding(cell, finished[name], answers[name]) for name, cell in cells.items()}, problems
 
 
 def _answers(planned: Planned) -> list[Answers]:
@@ -94,13 +99,12 @@ def _answers(planned: Planned) -> list[Answers]:
 
 
 def _together(runs: Sequence[Run]) -> Answers:
-    """The class with the largest sum of the runs' scores (log-probabilities: the mean answer is their product)."""
-    kept = [load_file(run.folder / "test_scores.safetensors") for run in runs]
-    for run, one in zip(runs, kept, strict=True):
-        if not np.array_equal(one["index"], kept[0]["index"]):
-            raise ValueError(f"{run.folder} was tested on other clips than {runs[0].folder}; run both anew")
-    scores = sum(one["scores"].astype(np.float64) for one in kept)
-    return Answers(kept[0]["index"], kept[0]["labels"], np.asarray(scores).argmax(1))
+    """The likeliest class by the run's scores, or by the sum of several runs' probabilities."""
+    kept = {str(run.folder): read_scores(run.folder / "scores/test.safetensors") for run in runs}
+    check_alike(kept)
+    (one, *others) = kept.values()
+    scores = ensemble([found.scores for found in kept.values()], [1.0] * len(kept)) if others else one.scores
+    return Answers(one.rows.numpy(), one.labels.numpy(), scores.argmax(1).numpy())
 
 
 def results(run: Run) -> dict[str, float]:

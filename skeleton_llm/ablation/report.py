@@ -27,10 +27,10 @@ def write_report(matrix: Matrix, planned: Sequence[Planned], setting: Setting) -
 
 
 def _parts(matrix: Matrix, planned: Sequence[Planned], setting: Setting) -> list[Part]:
-    found = collect(planned)
+    found, problems = collect(planned)
     title = Heading(f"Ablations on {setting.data}", 1)
     if not found:
-        return [title, Text("No cell is finished yet."), *details.unfinished(planned)]
+        return [title, Text("No cell is finished yet."), *details.unfinished(planned, problems)]
     around = Surroundings.look(found)
     table, differences = sections.main_table(found, matrix)
     parts: list[Part] = [title]
@@ -48,7 +48,7 @@ def _parts(matrix: Matrix, planned: Sequence[Planned], setting: Setting) -> list
     confusion = drawings.draw_confusion(found)
     if confusion is not None:
         parts.append(_draw("confusion", *confusion))
-    return [*parts, *details.costs(found), *details.unfinished(planned), *details.made_by(found, setting)]
+    return [*parts, *details.costs(found), *details.unfinished(planned, problems), *details.made_by(found, setting)]
 
 
 def _draw(name: str, caption: str, drawing: Drawing) -> Figure:

@@ -10,26 +10,31 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from skeleton_llm.whole import whole
 
 _HEAVIEST = 3  # of the weights that choose_weights tries
 
 
 class SplitScores(NamedTuple):
-    """What one run says of every clip of a split, in the split's order; ``of`` tells of what and at which step."""
+    """What one run says of every clip of a split; ``of`` tells of what and at which step.
+
+    ``rows`` are the clips' rows of the prepared dataset, in their order: by them runs are compared clip for clip.
+    """
 
     scores: Float[Tensor, "N C"]
     labels: Int[Tensor, " N"]
+    rows: Int[Tensor, " N"]
     of: dict[str, str]
 
 
 def write_scores(path: Path, found: SplitScores) -> None:
     """A file that is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file({"scores": found.scores.contiguous(), "labels": found.labels.contiguous()}, temporary, found.of)
-    temporary.replace(path)
+    tensors = {"scores": found.scores, "labels": found.labels, "rows": found.rows}
+    with whole(path) as file:
+        file.write(save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, found.of))
 
 
 def read_scores(path: Path) -> SplitScores:
@@ -43,7 +48,8 @@ def read_scores(path: Path) -> SplitScores:
         raise FileNotFoundError(f"{path} is missing; the run is not finished, or had no callbacks.ScoreFiles")
     try:
         with safe_open(path, framework="pt") as file:
-            return SplitScores(file.get_tensor("scores"), file.get_tensor("labels"), file.metadata())
+            scores, labels, rows = (file.get_tensor(name) for name in SplitScores._fields[:3])
+            return SplitScores(scores, labels, rows, file.metadata())
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); run skeleton-llm test again in its folder") from error
 
@@ -59,7 +65,7 @@ def check_alike(found: Mapping[str, SplitScores]) -> None:
         for key in ("data", "protocol", "split"):
             if one.of[key] != other.of[key]:
                 raise ValueError(f"{first} and {name} cannot be added: {key} {one.of[key]} and {other.of[key]}")
-        if not one.labels.equal(other.labels):
+        if not (one.labels.equal(other.labels) and one.rows.equal(other.rows)):
             raise ValueError(f"{first} and {name} cannot be added: they hold other clips of the same split")
 
 
@@ -80,10 +86,10 @@ def choose_weights(scores: Sequence[Float[Tensor, "N C"]], labels: Int[Tensor, "
     To be asked of validation clips, never of the test's.
     """
     best: tuple[int, float, list[float]] | None = None
-    for whole in itertools.product(range(_HEAVIEST + 1), repeat=len(scores)):
-        if math.gcd(*whole) != 1:  # all 0, or the same as lighter ones
+    for counts in itertools.product(range(_HEAVIEST + 1), repeat=len(scores)):
+        if math.gcd(*counts) != 1:  # all 0, or the same as lighter ones
             continue
-        weights = [float(weight) for weight in whole]
+        weights = [float(weight) for weight in counts]
         right = int((ensemble(scores, weights).argmax(-1) == labels).sum())
         spread = sum((weight / sum(weights)) ** 2 for weight in weights)
         rank = (-right, spread, weights)

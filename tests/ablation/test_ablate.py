@@ -113,7 +113,7 @@ def test_the_reports_numbers_are_those_of_the_clips(ablate):
     home = Path("runs/ablations/synthetic")
     right = {}
     for cell in ("full", "flat"):
-        kept = [load_file(home / f"{cell}/seed{seed}/stage2/test_scores.safetensors") for seed in range(3)]
+        kept = [load_file(home / f"{cell}/seed{seed}/stage2/scores/test.safetensors") for seed in range(3)]
         right[cell] = np.stack([one["scores"].argmax(1) == one["labels"] for one in kept]).astype(float)
     full, flat = right["full"], right["flat"]
     main_row = row(text, "`flat`: flat codebook")

@@ -13,7 +13,7 @@ CLASSES = [f"action {index}" for index in range(6)]
 
 def write(run: Path, split: str, scores: torch.Tensor, labels: torch.Tensor, **changes) -> str:
     of = facts("abc", "nw_ucla_xview", split, changes.pop("step", 100), CLASSES) | changes
-    write_scores(run / f"scores/{split}.safetensors", SplitScores(scores, labels, of))
+    write_scores(run / f"scores/{split}.safetensors", SplitScores(scores, labels, torch.arange(len(labels)), of))
     return str(run)
 
 
