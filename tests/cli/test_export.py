@@ -21,8 +21,8 @@ def often(folder, stage, steps):
     """An overlay that keeps every checkpoint of so many steps."""
     callbacks = yaml.safe_load((ROOT / f"configs/{stage}.yaml").read_text())["trainer"]["callbacks"]
     for callback in callbacks:
-        if callback["class_path"].endswith("ModelCheckpoint"):
-            callback["init_args"] |= {"every_n_train_steps": steps, "save_top_k": -1}
+        if callback["class_path"].endswith("callbacks.Checkpoints"):
+            callback["init_args"] |= {"every": steps, "newest": 99}
     (folder / f"{stage}.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     return ["--config", str(folder / f"{stage}.yaml")]
 
