@@ -356,13 +356,11 @@ def sentence(error: BaseException) -> str:
 
 def open_run(kind: type[SkeletonCLI], command: str, arguments: Sequence[str]) -> SkeletonCLI:
     """Build a run from its YAML and command line, and do what ``kind`` does with it."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures
     strict = {"allow_abbrev": False, "exit_on_error": False}
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
-        ".*is_gradient_checkpointing.*",
         ".*in eval mode.*",
         ".*LeafSpec.*",
         ".*args parameter is intended.*",
