@@ -268,7 +268,6 @@ def open_run(kind: type[SkeletonCLI], command: str, arguments: Sequence[str]) ->
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
-        ".*is_gradient_checkpointing.*",
         ".*in eval mode.*",
         ".*LeafSpec.*",
         ".*args parameter is intended.*",

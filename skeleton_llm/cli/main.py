@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -56,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_HELP.format(configs=f"Configs: {configs()}"), end="")
         return 0
     command, rest = arguments[0], arguments[1:]
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")  # PEFT on transformers 5
     if command in _SHORT:
         return getattr(import_module(f"skeleton_llm.cli.{command}"), command)(rest)
     if command in ("fit", "validate", "test", "export"):
