@@ -6,13 +6,14 @@ replaced bears the name ``step=N.old.ckpt`` meanwhile, whole too. Nothing in it 
 and ``meta.pt`` is read by torch's weights-only unpickler.
 """
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from traceback import StackSummary
 from typing import Any
 
@@ -22,6 +23,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+
+from skeleton_llm.whole import sync_folder, whole
 
 REST = "meta.pt"  # Lightning's name for it
 WEIGHTS = "state_dict."  # what the names of the network's tensors begin with
@@ -88,16 +91,30 @@ def read_rest(path: Path) -> dict[str, Any]:
     """What a whole folder holds beside tensors.
 
     Raises:
-        ValueError: the folder is not whole.
+        ValueError: the folder is not whole, or holds code.
     """
     try:
         rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
-        cut = [name for name, size in rest.pop(_FILES).items() if (path / name).stat().st_size != size]
-    except Exception as error:  # whatever is wrong with it, it is no checkpoint
+        cut = cut_off(path, rest)
+    except UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors and plain values, which is not loaded") from error
+    except (OSError, EOFError, RuntimeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path}: no whole checkpoint; name another one of {path.parent}") from error
     if cut:
-        raise ValueError(f"{path}: {cut[0]} is cut off; name another checkpoint of {path.parent}")
+        raise ValueError(f"{path}: {cut[0]} is cut off or gone; name another checkpoint of {path.parent}")
+    del rest[_FILES]
     return rest
+
+
+def are_in(path: Path) -> bool:
+    """Whether ``path`` is such a folder, whole or not; not a run's folder that holds checkpoints."""
+    return (path / REST).is_file()
+
+
+def cut_off(path: Path, rest: Mapping[str, Any]) -> list[str]:
+    """Files that are shorter than when they were written, or gone."""
+    sizes: dict[str, int] = rest[_FILES]
+    return [name for name, size in sizes.items() if not (file := path / name).is_file() or file.stat().st_size != size]
 
 
 def names(path: Path) -> set[str]:
@@ -107,13 +124,14 @@ def names(path: Path) -> set[str]:
 
 def remove(path: Path) -> None:
     """Delete a checkpoint, file or folder; a kill in the middle leaves nothing that looks like one."""
-    if not path.is_dir():
+    if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
-    doomed = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+    if not path.name.startswith("."):
+        doomed = path.with_name(f".{path.name}.tmp")
+        shutil.rmtree(doomed, ignore_errors=True)
+        path = path.rename(doomed)
+    shutil.rmtree(path)
 
 
 def sweep(folder: Path) -> None:
@@ -184,27 +202,17 @@ def _sizes(part: Path) -> dict[str, int]:
 
 
 def _finish(part: Path, path: Path, rest: dict[str, Any]) -> None:
-    with (part / REST).open("wb") as file:
-        torch.save(rest, file)
-        file.flush()
-        os.fsync(file.fileno())
-    _sync(part)
+    buffer = BytesIO()  # torch would turn a full disk's error into one of its own
+    torch.save(rest, buffer)
+    with whole(part / REST) as file:
+        file.write(buffer.getbuffer())
     old = path.with_name(f"{path.stem}.old{path.suffix}")
     if path.exists():
         path.rename(old)
     part.rename(path)
-    _sync(path.parent)
+    sync_folder(path.parent)
     if old.exists():
         remove(old)
-
-
-def _sync(folder: Path) -> None:
-    """The names in it."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _first(error: CheckpointException) -> tuple[int, BaseException]:

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 
 from skeleton_llm import shards
+from skeleton_llm.cli.resume import newest_checkpoint, step_of
 
 WORK = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.truncate", "shutil.rmtree"}
 
@@ -101,6 +102,7 @@ def test_a_kill_at_any_operation_of_a_write_leaves_a_whole_checkpoint(tmp_path, 
         if not assassin.kills(folder, kills, lambda to=folder / name: write(to, 7)):
             break
         left = whole(folder)
+        assert left[newest_checkpoint(folder).name] in (3, 7)
         assert left.get("step=3.ckpt", left.get("step=3.old.ckpt")) == 3 or left["step=3.ckpt"] == 7
         assert {*left.values()} <= {3, 7}
         write(folder / "step=9.ckpt", 9)  # the run goes on
@@ -112,6 +114,22 @@ def test_a_kill_at_any_operation_of_a_write_leaves_a_whole_checkpoint(tmp_path, 
         kills += 1
     assert kills > 8
     assert whole(folder) == {"step=3.ckpt": 3, name: 7}
+
+
+def test_the_best_checkpoint_is_never_one_to_go_on_from(tmp_path, assassin):
+    kills = 0
+    while True:
+        folder = tmp_path / str(kills)
+        write(folder / "step=3.ckpt", 3)
+        write(folder / "best.ckpt", 7)
+        if not assassin.kills(folder, kills, lambda to=folder / "best.ckpt": write(to, 8)):
+            break
+        assert newest_checkpoint(folder).name == "step=3.ckpt"
+        assert {7, 8} & {*whole(folder).values()}
+        write(folder / "step=9.ckpt", 9)
+        assert whole(folder)["best.ckpt"] in (7, 8)
+        kills += 1
+    assert kills > 8
 
 
 def test_a_kill_in_the_middle_of_a_shard_leaves_the_last_one(tmp_path, assassin, monkeypatch):
@@ -180,16 +198,23 @@ def test_what_is_not_whole_is_refused(tmp_path):
     shard = next(path.glob("*.safetensors"))
     kept = shard.read_bytes()
     shard.write_bytes(kept[:-1])
-    with pytest.raises(ValueError, match=f"step=3.ckpt: {shard.name} is cut off; name another checkpoint of"):
+    with pytest.raises(ValueError, match=f"step=3.ckpt: {shard.name} is cut off or gone; name another checkpoint of"):
         shards.read_rest(path)
+    assert step_of(path) is None
     shard.unlink()
-    with pytest.raises(ValueError, match=r"step=3.ckpt: no whole checkpoint; name another one of"):
+    with pytest.raises(ValueError, match="is cut off or gone"):
         shards.read(path)
+    assert step_of(path) is None
     shard.write_bytes(kept)
     shards.read(path)
-    (path / shards.REST).unlink()
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    assert step_of(path) == 3
+    rest = path / shards.REST
+    rest.write_bytes(rest.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"step=3.ckpt: no whole checkpoint; name another one of"):
         shards.read(path)
+    rest.unlink()
+    assert not shards.are_in(path)
+    assert step_of(path) is None
 
 
 def test_code_in_a_folder_is_refused_and_not_run(tmp_path):
@@ -201,10 +226,12 @@ def test_code_in_a_folder_is_refused_and_not_run(tmp_path):
             return os.mkdir, (str(tmp_path / "ran"),)
 
     torch.save({"global_step": Code()}, path / shards.REST)
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match=r"step=3.ckpt holds more than tensors and plain values, which is not loaded"):
         shards.read(path)
-    (path / shards.REST).write_bytes(pickle.dumps(Code()))
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        newest_checkpoint(tmp_path)
+    (path / shards.REST).write_bytes(pickle.dumps(Code(), 2))
+    with pytest.raises(ValueError, match="holds more than tensors"):
         shards.read(path)
     assert not (tmp_path / "ran").exists()
     for shard in path.glob("*.safetensors"):  # and the rest of it is numbers
