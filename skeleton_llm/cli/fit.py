@@ -20,7 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
-from skeleton_llm import signals
+from skeleton_llm import shards, signals
 from skeleton_llm.cli.refusals import refuse_impossible, slow_bfloat16
 from skeleton_llm.cli.results import environment, summary
 from skeleton_llm.cli.resume import (
@@ -147,7 +147,7 @@ class SkeletonCLI(LightningCLI):
     def _checkpoint(self, given: Any) -> Path:
         """The checkpoint that was named, or the newest of a run folder, by default this one."""
         folder = self.folder if given is None else Path(given)
-        if given is not None and not folder.is_dir():
+        if given is not None and (not folder.is_dir() or shards.are_in(folder)):
             return folder
         newest = newest_checkpoint(folder / "checkpoints")
         if newest is None:
