@@ -66,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if foreign:
             print(f"{foreign}; uninstall the other distribution or use a fresh environment", file=sys.stderr)
             return 1
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # reports optional kernels as failures
         if command == "export":
             from skeleton_llm.cli.export import export
 
