@@ -150,8 +150,8 @@ def test_what_cannot_be_exported_is_one_sentence(runs, tmp_path, capsys):
     ):
         assert main(["export", *arguments]) == 1, said
         printed = capsys.readouterr()
-        assert len(printed.err.splitlines()) == 1
-        assert said in printed.err
+        (error,) = (line for line in printed.err.splitlines() if not line.endswith("is damaged and passed over"))
+        assert said in error
         assert printed.out == ""
     assert main(["export", str(runs.stage2), "--out", out, "--model.init_args.tuning.r", "3"]) == 1
     assert "has other weights than" in capsys.readouterr().err
