@@ -19,6 +19,7 @@ Name human actions from skeletons with a large language model.
   doctor      is a raw or prepared dataset whole and sound?
   show        draw one clip as a GIF or a contact sheet
   plan        does stage 2 fit on these GPUs, and how long does it take?
+  runs        where every run stands: state, step, loss, starts, time left
   fit         train a stage:      skeleton-llm fit --config configs/stage1.yaml --config configs/data/synthetic.yaml
   validate    validation split of a trained stage
   test        test split of a trained stage
@@ -30,7 +31,7 @@ Name human actions from skeletons with a large language model.
 "skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
 """
 # each a module with its function
-_SHORT = ("download", "prepare", "doctor", "show", "plan", "unseen", "tokenize", "recognize")
+_SHORT = ("download", "prepare", "doctor", "show", "plan", "unseen", "tokenize", "recognize", "runs")
 _ROOMS = ("lightning_modules", "datamodules", "callbacks")
 
 
