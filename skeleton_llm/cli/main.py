@@ -1,6 +1,7 @@
 """``skeleton-llm``: one word says what to do; heavy imports wait until it is known."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ Name human actions from skeletons with a large language model.
   plan        does stage 2 fit on these GPUs, and how long does it take?
   runs        where every run stands: state, step, loss, starts, time left
   fit         train a stage:      skeleton-llm fit --config configs/stage1.yaml --config configs/data/synthetic.yaml
+  slurm       the same as a SLURM job that is preempted, requeued and resumed by itself
   validate    validation split of a trained stage
   test        test split of a trained stage
   unseen      classes held out of both stages (LLM-AR's five draws): mean and deviation
@@ -62,15 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")  # PEFT on transformers 5
     if command in _SHORT:
         return getattr(import_module(f"skeleton_llm.cli.{command}"), command)(rest)
-    if command in ("fit", "validate", "test", "export"):
+    if command in ("fit", "slurm", "validate", "test", "export"):
         foreign = _foreign_room()
         if foreign:
             print(f"{foreign}; uninstall the other distribution or use a fresh environment", file=sys.stderr)
             return 1
-        if command == "export":
-            from skeleton_llm.cli.export import export
-
-            return export(rest)
+        if command == "slurm":  # before anything reads it: what the job will not find shall be missed here
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        if command in ("export", "slurm"):
+            return getattr(import_module(f"skeleton_llm.cli.{command}"), command)(rest)
         if command == "fit":  # before the imports, which take seconds
             took = signals.install()
         try:
