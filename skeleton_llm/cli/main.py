@@ -53,6 +53,23 @@ def _foreign_room() -> str | None:
     return None
 
 
+def _train_or_test(command: str, arguments: Sequence[str]) -> int:
+    took = command == "fit" and signals.install()  # before the imports, which take seconds
+    try:
+        from skeleton_llm.cli.preflight import mismatch
+
+        unfit = mismatch(arguments, os.environ)
+        if unfit:  # told by every rank, because srun ends the others when the first one leaves
+            print(f"error: {unfit}", file=sys.stderr)
+            return 2
+        from skeleton_llm.cli.fit import run
+
+        return run(command, arguments)
+    finally:
+        if took:
+            signals.restore()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 bad input, 2 bad command line or config."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -73,15 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         if command in ("export", "slurm"):
             return getattr(import_module(f"skeleton_llm.cli.{command}"), command)(rest)
-        if command == "fit":  # before the imports, which take seconds
-            took = signals.install()
-        try:
-            from skeleton_llm.cli.fit import run
-
-            return run(command, rest)
-        finally:
-            if command == "fit" and took:
-                signals.restore()
+        return _train_or_test(command, rest)
     print(f'skeleton-llm: unknown command {command!r}; "skeleton-llm --help" lists them', file=sys.stderr)
     return 2
 
