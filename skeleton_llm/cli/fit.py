@@ -34,6 +34,7 @@ from skeleton_llm.cli.resume import (
     same_run,
     step_of,
 )
+from skeleton_llm.cli.slurm_job import SlurmJob
 from skeleton_llm.language.card import record_run
 from skeleton_llm.whole import write_whole
 
@@ -96,6 +97,7 @@ class SkeletonCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in _LINKS:  # left out by jsonargparse where the model has no such argument
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.add_class_arguments(SlurmJob, "slurm")  # read by skeleton-llm slurm alone
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.override = _OVERRIDE in args
