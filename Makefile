@@ -8,6 +8,17 @@ ARGS ?=
 RAW ?=
 PYTHON ?= python3
 TORCH ?=
+# of stage 1 and of stage 2 alone, behind CONFIG
+CONFIG1 ?=
+CONFIG2 ?=
+# of a SLURM job; AFTER is the run folder, or the job, that must have succeeded before
+NODES ?=
+GPUS ?=
+PARTITION ?=
+ACCOUNT ?=
+TIME ?=
+AFTER ?=
+DRY_RUN ?=
 
 BIN := .venv/bin
 CLI := $(BIN)/skeleton-llm
@@ -17,13 +28,20 @@ DATASET := $(firstword $(subst _x, ,$(subst _c, ,$(DATA))))
 RUN_DIR := runs/$(RUN)
 OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c)) --seed_everything $(SEED) --data.init_args.seed $(SEED)
 MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))
+STAGE1 = --config configs/stage1.yaml $(OVERLAYS) $(foreach c,$(CONFIG1),--config $(c)) $(MODEL) \
+  --trainer.default_root_dir $(RUN_DIR)/stage1
+STAGE2 = --config configs/stage2.yaml $(OVERLAYS) $(foreach c,$(CONFIG2),--config $(c)) $(MODEL) \
+  --trainer.default_root_dir $(RUN_DIR)/stage2 --model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer
+SUBMIT = $(CLI) slurm $(if $(DRY_RUN),--dry-run) $(if $(AFTER),--after $(AFTER))
+ASKED = $(if $(NODES),--trainer.num_nodes $(NODES)) $(if $(GPUS),--trainer.devices $(GPUS)) \
+  $(if $(PARTITION),--slurm.partition $(PARTITION)) $(if $(ACCOUNT),--slurm.account $(ACCOUNT)) $(if $(TIME),--slurm.time $(TIME))
 
 .NOTPARALLEL:
-.PHONY: help setup demo prepare doctor stage1 stage2 unseen tokenize recognizer ensemble test test-slow lint fuzz bench ablations tensorboard builtin-llm
+.PHONY: help setup demo prepare doctor stage1 stage2 slurm-stage1 slurm-stage2 slurm slurm-status unseen tokenize recognizer ensemble test test-slow lint fuzz bench ablations tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
-	@echo "variables: DATA=$(DATA) LLM=folder-or-hub-id RUN=$(RUN) SEED=$(SEED) CONFIG=more.yaml ARGS=\"--trainer.max_steps=500\" RAW=folder"
+	@echo "variables: DATA=$(DATA) LLM=folder-or-hub-id RUN=$(RUN) SEED=$(SEED) CONFIG=more.yaml ARGS=\"--trainer.max_steps=500\" RAW=folder CONFIG1= CONFIG2= (of one stage)"
 
 setup: $(SETUP) ## install everything into .venv (done by the other targets)
 $(SETUP): pyproject.toml constraints.txt
@@ -42,11 +60,22 @@ doctor: $(SETUP) ## check raw files (RAW=folder) or the prepared dataset of DATA
 	$(CLI) doctor $(if $(RAW),'$(RAW)' --dataset $(DATASET),data/$(DATASET)) $(ARGS)
 
 stage1: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## train the action tokenizer
-	$(CLI) fit --config configs/stage1.yaml $(OVERLAYS) $(MODEL) --trainer.default_root_dir $(RUN_DIR)/stage1 $(ARGS)
+	$(CLI) fit $(STAGE1) $(ARGS)
 
 stage2: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## tune the language model on action sentences
-	$(CLI) fit --config configs/stage2.yaml $(OVERLAYS) $(MODEL) --trainer.default_root_dir $(RUN_DIR)/stage2 \
-	  --model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer $(ARGS)
+	$(CLI) fit $(STAGE2) $(ARGS)
+
+slurm-stage1: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## stage 1 as a SLURM job: GPUS=4 NODES= PARTITION= ACCOUNT= TIME= DRY_RUN=1
+	$(SUBMIT) $(STAGE1) $(ASKED) $(ARGS)
+
+slurm-stage2: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## stage 2 as a SLURM job, AFTER=runs/NAME/stage1 has succeeded
+	$(SUBMIT) $(STAGE2) $(ASKED) $(ARGS)
+
+slurm: slurm-stage1 ## both stages, the second when the first has succeeded
+	$(MAKE) slurm-stage2 AFTER=$(RUN_DIR)/stage1
+
+slurm-status: $(SETUP) ## state, step, loss, starts and time left of every run
+	$(CLI) runs
 
 unseen: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## LLM-AR's unseen classes: both stages for 5 draws, mean and deviation
 	$(CLI) unseen --folder $(RUN_DIR)/unseen $(OVERLAYS) $(MODEL) $(ARGS)

@@ -3,6 +3,8 @@
 python -m benchmarks.answers
 """
 
+import copy
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -61,18 +63,24 @@ def train(model: LlamaForCausalLM, sentences: Sentences, answers: Tensor, steps:
             print(f"  step {step + 1}: loss {loss:.3f}", flush=True)
 
 
-def brute_force(model: LlamaForCausalLM, batch: Batch, answers: Tensor) -> Tensor:
-    """All names behind one cached prompt at a time, padded to the longest: the peer of the full posterior."""
-    real = answers != -100
+def brute_force(model: LlamaForCausalLM, batch: Batch, groups: list[Tensor]) -> Tensor:
+    """All names behind one cached prompt at a time: the peer of the full posterior.
+
+    Names of a group are one batch, padded to its longest. One group is what one writes first; one for each length
+    leaves no padding.
+    """
     scores = []
     for prompt, mask in zip(*batch, strict=True):
-        first, cache = read_prompt(model, prompt[mask][None], mask[mask][None])
-        cache.batch_repeat_interleave(len(answers))
-        rest = model(input_ids=answers.where(real, 0)[:, :-1], past_key_values=cache, use_cache=True).logits
-        logits = torch.cat([first.expand(len(answers), -1, -1), rest], dim=1).log_softmax(-1)
-        steps = logits.gather(2, answers.where(real, 0)[..., None])[..., 0]
-        scores.append(steps.where(real, 0).sum(1))
-    return torch.stack(scores)
+        first, read = read_prompt(model, prompt[mask][None], mask[mask][None])
+        for answers in groups:
+            cache = read if len(groups) == 1 else copy.deepcopy(read)
+            cache.batch_repeat_interleave(len(answers))
+            real = answers != -100
+            rest = model(input_ids=answers.where(real, 0)[:, :-1], past_key_values=cache, use_cache=True).logits
+            logits = torch.cat([first.expand(len(answers), -1, -1), rest], dim=1).log_softmax(-1)
+            steps = logits.gather(2, answers.where(real, 0)[..., None])[..., 0]
+            scores.append(steps.where(real, 0).sum(1))
+    return torch.cat(scores).view(len(batch[0]), -1)
 
 
 def left(batch: Batch) -> Batch:
@@ -119,23 +127,25 @@ def compare(steps: int = 300) -> None:
     }
     show("the name of 128 prompts in batches of 32 (ratio to generate)", ratios(functions))
 
-    few = batches[0]
+    few, lengths = batches[0], (answers != -100).sum(1)
+    groups = [answers[lengths == length, :length] for length in lengths.unique().tolist()]
     posteriors = {
         "full posterior by tree attention": lambda: trie.score(model, *few),
         "full posterior, shared prefix": lambda: trie.score(model, *few, prefix=prefix),
-        "brute force with a cached prompt (peer)": lambda: brute_force(model, few, answers),
+        "brute force with a cached prompt (peer)": lambda: brute_force(model, few, [answers]),
+        "the same, names of each length apart": lambda: brute_force(model, few, groups),
         "Hugging Face generate, greedy, batched": lambda: model.generate(
             inputs_embeds=lefts[0][0], attention_mask=lefts[0][1].long(), generation_config=settings
         ),
     }
-    show("all 120 likelihoods of 32 prompts (ratio to the tree)", ratios(posteriors, 3))
+    show("all 120 likelihoods of 32 prompts (ratio to the tree)", ratios(posteriors))
 
     truth = torch.cat([trie.score(model, *batch) for batch in batches])
     free = [[word for word in row if word not in (end, 3)] for part in generate() for row in part.tolist()]
     chosen = truth.argmax(1)
     same = sum(row == names[index] for row, index in zip(free, chosen.tolist(), strict=True)) / len(free)
     print(
-        f"  tree against brute force: {(truth[:BATCH] - brute_force(model, few, answers)).abs().max():.1e} nats apart"
+        f"  tree against brute force: {(truth[:BATCH] - brute_force(model, few, [answers])).abs().max():.1e} nats apart"
     )
     print(
         f"  best-first says what the posterior says: {(best()[:, 0] == chosen).float().mean():.1%}, greedy {same:.1%}"

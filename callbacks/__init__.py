@@ -13,6 +13,7 @@ from callbacks.exact_resume import StepSeed
 from callbacks.export import Export
 from callbacks.last_step import LastStep
 from callbacks.preemption import Preemption
+from callbacks.progress import Progress
 from callbacks.reconstructions import Reconstructions
 from callbacks.score_files import ScoreFiles
 from callbacks.token_sheets import TokenSheets
@@ -31,6 +32,7 @@ __all__ = [
     "Export",
     "LastStep",
     "Preemption",
+    "Progress",
     "Reconstructions",
     "ScoreFiles",
     "StepSeed",

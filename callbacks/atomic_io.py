@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from skeleton_llm import shards
 from skeleton_llm.whole import whole
 
 
@@ -38,12 +39,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Tensors and plain values; by default onto the CPU.
+        """Tensors and plain values; by default onto the CPU. Of a folder of shards all but the optimiser's state.
 
         Raises:
             ValueError: the file holds code.
         """
         del weights_only
+        if shards.are_in(Path(path)):
+            return shards.read(Path(path))
         try:
             return torch.load(path, map_location=map_location or "cpu", weights_only=True)
         except UnpicklingError as error:

@@ -1,7 +1,6 @@
 """Which checkpoints a run writes and keeps."""
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks.settled import settle
 from callbacks.writers import writers
+from skeleton_llm import shards
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
 _UNFINISHED = re.compile(r"\..*\.ckpt\..*tmp")
@@ -86,10 +86,7 @@ class Checkpoints(Checkpoint):
         steps = {int(match[1]): path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
         old = [steps[step] for step in sorted(steps)[: -self.newest]]
         for path in (*old, *(path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name))):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            shards.remove(path)
 
 
 def _folder(trainer: L.Trainer) -> Path:

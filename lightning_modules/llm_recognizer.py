@@ -280,6 +280,11 @@ class LitLLMRecognizer(L.LightningModule):
                 raise ValueError(
                     f"the checkpoint was written with another {part}; give that one back or start a new RUN="
                 )
+        if self._trainer is not None and self._trainer.state.fn == "fit" and "optimizer_states" not in checkpoint:
+            raise ValueError(
+                "the checkpoint is one in shards, of which only trainer.strategy FSDP2 reads the optimiser's state;"
+                " go on with that, or evaluate"
+            )
         self.configure_model()
         asked = checkpoint.get("prompt", self.prompt.text)
         if asked != self.prompt.text:

@@ -1,6 +1,6 @@
 """A language model in shards, one a rank, for what does not fit one GPU: FSDP2 (torch's ``fully_shard``) and FSDP1."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
 from pathlib import Path
@@ -10,7 +10,12 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, distributed, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.fsdp import (
     FullOptimStateDictConfig,
     OptimStateKeyType,
@@ -22,6 +27,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel as Unit
 from torch.distributed.fsdp.wrap import lambda_auto_wrap_policy
 from torch.distributed.tensor import DTensor
 
+from skeleton_llm import shards
 from skeleton_llm.language import LLMRecognizer
 from skeleton_llm.language.inputs import decoder_layers
 
@@ -33,11 +39,15 @@ class FSDP2(ModelParallelStrategy):
     """Every rank holds its share of each weight and reads its own clips.
 
     Lightning's own default would be one data-parallel rank a node: all GPUs of a node would read the same clips.
-    Checkpoints are single files of what learns, gathered by rank 0; the base model is not gathered for them.
+    Checkpoints hold what learns; the base model is not gathered for them.
+
+    Args:
+        sharded_checkpoints: every rank writes its share, and a checkpoint is a folder: for full tuning of models that
+            are too large for rank 0 to gather. Otherwise it is a file, which suits adapters.
     """
 
-    def __init__(self) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+    def __init__(self, *, sharded_checkpoints: bool = False) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=sharded_checkpoints)
 
     def _setup_distributed(self) -> None:
         super()._setup_distributed()
@@ -75,16 +85,59 @@ class FSDP2(ModelParallelStrategy):
                 module._parameters[name] = parameter
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
+        return self._weights(whole=not self._save_distributed_checkpoint)
+
+    def _weights(self, *, whole: bool) -> dict[str, Any]:
+        """What learns, and all buffers: whole on rank 0's CPU, or each rank's share where it is."""
         assert self.model is not None, "the trainer sets it"
-        options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        options = StateDictOptions(full_state_dict=whole, cpu_offload=whole, ignore_frozen_params=True)
         return get_model_state_dict(self.model, options=options)
 
+    def _averages(self, optimizer: Any) -> dict[str, Any]:
+        """Each rank's share of the optimiser's state where it is, by the weights' names."""
+        assert self.model is not None, "the trainer sets it"
+        return get_optimizer_state_dict(self.model, getattr(optimizer, "_optimizer", optimizer))
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        return self._averages(optimizer) if self._save_distributed_checkpoint else super().optimizer_state(optimizer)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        optimizers = checkpoint.get("optimizer_states", [])
+        tensors = {f"{shards.WEIGHTS}{name}": tensor for name, tensor in checkpoint.pop("state_dict").items()}
+        tensors |= _named(optimizers)
+        for state in optimizers:
+            del state["state"]
+        shards.write(Path(self.broadcast(filepath)), tensors, checkpoint)
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        if not Path(filepath).is_dir():
+            super().remove_checkpoint(filepath)
+        elif self.is_global_zero:
+            shards.remove(Path(filepath))
+
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """What the file holds; Lightning keeps the weights to itself, but the module checks their names."""
+        """What the checkpoint holds; Lightning keeps the weights to itself, but the module checks their names."""
         path = Path(self.broadcast(checkpoint_path))
+        if path.is_dir():
+            return self._load_shards(path)
         checkpoint = super().load_checkpoint(path, weights_only)
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
         return {**checkpoint, "state_dict": weights}
+
+    def _load_shards(self, path: Path) -> dict[str, Any]:
+        """Written by as many ranks as one likes; each reads what is its own here."""
+        rest, saved = shards.read_rest(path), shards.names(path)
+        weights = {f"{shards.WEIGHTS}{name}": tensor for name, tensor in self._weights(whole=False).items()}
+        states = [self._averages(optimizer) for optimizer in self.optimizers]
+        here = {name: tensor for name, tensor in (weights | _named(states)).items() if name in saved}
+        shards.fill(path, here)
+        for optimizer, state, groups in zip(self.optimizers, states, rest.get("optimizer_states", []), strict=False):
+            set_optimizer_state_dict(self.model, optimizer, {**state, **groups})
+        names = {name.removeprefix(shards.WEIGHTS) for name in saved if name.startswith(shards.WEIGHTS)}
+        return {**rest, "state_dict": dict.fromkeys(names)}  # which are where they belong
 
 
 class FSDP1(FSDP2):
@@ -96,6 +149,9 @@ class FSDP1(FSDP2):
     """
 
     whole: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
 
     def split(self, network: LLMRecognizer) -> None:
         """Nothing yet: torch wants all units at once, when the module is complete."""
@@ -157,13 +213,23 @@ class FSDP1(FSDP2):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         path = Path(self.broadcast(checkpoint_path))
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = shards.read(path)
         with self.gathered(write=True):
             self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=False)
-        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=False):
+        for optimizer, state in zip(self.optimizers, checkpoint.get("optimizer_states", []), strict=False):
             named = Unit.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.whole)
             set_optimizer_state_dict(self.whole, optimizer, named, options=StateDictOptions(full_state_dict=True))
         return checkpoint
+
+
+def _named(optimizers: Iterable[dict[str, Any]]) -> dict[str, Tensor]:
+    """Every tensor of optimisers' states by a name of its own."""
+    return {
+        f"optimizer.{number}.{kind}.{name}": tensor
+        for number, optimizer in enumerate(optimizers)
+        for name, state in optimizer["state"].items()
+        for kind, tensor in state.items()
+    }
 
 
 StrategyRegistry.register("fsdp1", FSDP1)

@@ -18,14 +18,15 @@ STAGE1 += " hardware/a100 hardware/v100 hardware/ddp hardware/amx hardware/compi
 STAGE1 += " ablation/euclidean ablation/no_zipf ablation/no_context ablation/no_mmd ablation/no_biases"
 STAGE1 += " ablation/no_noise ablation/continuous ablation/ema ablation/person_sentences"
 STAGE1 += " ablation/night ablation/tiny ablation/tiny_tokenizer"
-STAGE1 += " watch/*"
+STAGE1 += " watch/* slurm/*"
 STAGE1 += " ablation/windows ablation/whole_clips"
 STAGE2 = "data/* unseen/* llm/* paper/llm_ar_stage2"
-STAGE2 += " hardware/a100 hardware/v100 hardware/ddp hardware/fsdp1 hardware/fsdp2 hardware/amx"
+STAGE2 += " slurm/* hardware/a100 hardware/v100 hardware/ddp hardware/fsdp1 hardware/fsdp2* hardware/amx"
 STAGE2 += " ablation/full_tuning ablation/frozen ablation/untrained_llm ablation/no_input_map"
 STAGE2 += " ablation/night ablation/tiny"
 STAGE2 += " ablation/latents ablation/late_latents ablation/new_words"
-RECOGNIZER = "data/* hardware/a100 hardware/v100 hardware/ddp hardware/amx ablation/night ablation/tiny"
+RECOGNIZER = "data/* hardware/a100 hardware/v100 hardware/ddp hardware/amx slurm/*"
+RECOGNIZER += " ablation/night ablation/tiny ablation/tiny_graph"
 RECOGNIZER += " recognizer/* paper/st_gcn paper/ctr_gcn"
 STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "recognizer.yaml": RECOGNIZER.split()}
 LEGAL = [
@@ -92,10 +93,10 @@ def test_papers_presets_are_fit_for_their_300_000_steps_and_clip_no_gradient(pre
     watchers = trainer["callbacks"]
     assert [one["class_path"] for one in watchers] == [one["class_path"] for one in laptop["trainer"]["callbacks"]]
     assert watchers[1:] == laptop["trainer"]["callbacks"][1:]
-    saved = watchers[0]["init_args"].pop("every_n_train_steps")
+    saved = watchers[0]["init_args"].pop("every")
     assert 10 <= 300_000 / saved <= 100  # 410 MiB each
     assert 10 <= 300_000 / trainer["val_check_interval"] <= 100
-    del laptop["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"]
+    del laptop["trainer"]["callbacks"][0]["init_args"]["every"]
     assert watchers[0] == laptop["trainer"]["callbacks"][0]
 
 

@@ -17,6 +17,7 @@ import torch
 import yaml
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
+from skeleton_llm import shards
 from skeleton_llm.cli.fit import SkeletonCLI, open_run, sentence
 from skeleton_llm.cli.resume import newest_checkpoint
 from skeleton_llm.language.card import record_run, write_card
@@ -110,14 +111,15 @@ def _find_run(source: Path) -> tuple[Path, Path]:
     """
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such folder or checkpoint; expected runs/NAME/stage1 or stage2")
-    run = source if source.is_dir() else next((up for up in source.parents if (up / "config.yaml").is_file()), None)
+    whole_run = source.is_dir() and not shards.are_in(source)
+    run = source if whole_run else next((up for up in source.parents if (up / "config.yaml").is_file()), None)
     if run is None or not (run / "config.yaml").is_file():
         inside = " or ".join(str(file.parent) for file in sorted(source.glob("*/config.yaml")))
         raise FileNotFoundError(
             f"{source}: is no run, whose folder holds config.yaml, no checkpoint of one and no recogniser;"
             f" name {inside or 'runs/NAME/stage1 or runs/NAME/stage2'}"
         )
-    if source.is_dir():
+    if whole_run:
         newest = newest_checkpoint(run / "checkpoints")
         if newest is None:
             made = next((folder for name in ("recognizer", "tokenizer") if (folder := run / name).is_dir()), None)
@@ -130,6 +132,8 @@ def _find_run(source: Path) -> tuple[Path, Path]:
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
+    if shards.are_in(checkpoint):
+        return shards.read(checkpoint)
     try:
         if not zipfile.is_zipfile(checkpoint):
             raise EOFError("cut off")

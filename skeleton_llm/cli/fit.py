@@ -21,7 +21,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
-from skeleton_llm import signals
+from skeleton_llm import shards, signals
 from skeleton_llm.cli.refusals import refuse_impossible, slow_bfloat16
 from skeleton_llm.cli.results import environment, summary
 from skeleton_llm.cli.resume import (
@@ -35,6 +35,7 @@ from skeleton_llm.cli.resume import (
     same_run,
     step_of,
 )
+from skeleton_llm.cli.slurm_job import SlurmJob
 from skeleton_llm.language.card import record_run
 from skeleton_llm.whole import write_whole
 
@@ -97,6 +98,7 @@ class SkeletonCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in _LINKS:  # left out by jsonargparse where the model has no such argument
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.add_class_arguments(SlurmJob, "slurm")  # read by skeleton-llm slurm alone
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.override = _OVERRIDE in args
@@ -148,7 +150,7 @@ class SkeletonCLI(LightningCLI):
     def _checkpoint(self, given: Any) -> Path:
         """The checkpoint that was named, or the newest of a run folder, by default this one."""
         folder = self.folder if given is None else Path(given)
-        if given is not None and not folder.is_dir():
+        if given is not None and (not folder.is_dir() or shards.are_in(folder)):
             return folder
         newest = newest_checkpoint(folder / "checkpoints")
         if newest is None:
@@ -271,7 +273,6 @@ def open_run(kind: type[SkeletonCLI], command: str, arguments: Sequence[str]) ->
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",
-        ".*is_gradient_checkpointing.*",
         ".*in eval mode.*",
         ".*LeafSpec.*",
         ".*args parameter is intended.*",

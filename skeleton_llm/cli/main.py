@@ -1,7 +1,9 @@
 """``skeleton-llm``: one word says what to do; heavy imports wait until it is known."""
 
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,7 +20,9 @@ Name human actions from skeletons with a large language model.
   doctor      is a raw or prepared dataset whole and sound?
   show        draw one clip as a GIF or a contact sheet
   plan        does stage 2 fit on these GPUs, and how long does it take?
+  runs        where every run stands: state, step, loss, starts, time left
   fit         train a stage:      skeleton-llm fit --config configs/stage1.yaml --config configs/data/synthetic.yaml
+  slurm       the same as a SLURM job that is preempted, requeued and resumed by itself
   validate    validation split of a trained stage
   test        test split of a trained stage
   unseen      classes held out of both stages (LLM-AR's five draws): mean and deviation
@@ -31,7 +35,19 @@ Name human actions from skeletons with a large language model.
 "skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
 """
 # each a module with its function
-_SHORT = ("download", "prepare", "doctor", "show", "plan", "unseen", "ablate", "ensemble", "tokenize", "recognize")
+_SHORT = (
+    "download",
+    "prepare",
+    "doctor",
+    "show",
+    "plan",
+    "unseen",
+    "ablate",
+    "ensemble",
+    "tokenize",
+    "recognize",
+    "runs",
+)
 _ROOMS = ("lightning_modules", "datamodules", "callbacks")
 
 
@@ -51,6 +67,23 @@ def _foreign_room() -> str | None:
     return None
 
 
+def _train_or_test(command: str, arguments: Sequence[str]) -> int:
+    took = command == "fit" and signals.install()  # before the imports, which take seconds
+    try:
+        from skeleton_llm.cli.preflight import mismatch
+
+        unfit = mismatch(arguments, os.environ)
+        if unfit:  # told by every rank, because srun ends the others when the first one leaves
+            print(f"error: {unfit}", file=sys.stderr)
+            return 2
+        from skeleton_llm.cli.fit import run
+
+        return run(command, arguments)
+    finally:
+        if took:
+            signals.restore()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 bad input, 2 bad command line or config."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -58,27 +91,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_HELP.format(configs=f"Configs: {configs()}"), end="")
         return 0
     command, rest = arguments[0], arguments[1:]
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures
+    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")  # PEFT on transformers 5
     if command in _SHORT:
         return getattr(import_module(f"skeleton_llm.cli.{command}"), command)(rest)
-    if command in ("fit", "validate", "test", "export"):
+    if command in ("fit", "slurm", "validate", "test", "export"):
         foreign = _foreign_room()
         if foreign:
             print(f"{foreign}; uninstall the other distribution or use a fresh environment", file=sys.stderr)
             return 1
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # reports optional kernels as failures
-        if command == "export":
-            from skeleton_llm.cli.export import export
-
-            return export(rest)
-        if command == "fit":  # before the imports, which take seconds
-            took = signals.install()
-        try:
-            from skeleton_llm.cli.fit import run
-
-            return run(command, rest)
-        finally:
-            if command == "fit" and took:
-                signals.restore()
+        if command == "slurm":  # before anything reads it: what the job will not find shall be missed here
+            os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        if command in ("export", "slurm"):
+            return getattr(import_module(f"skeleton_llm.cli.{command}"), command)(rest)
+        return _train_or_test(command, rest)
     print(f'skeleton-llm: unknown command {command!r}; "skeleton-llm --help" lists them', file=sys.stderr)
     return 2
 

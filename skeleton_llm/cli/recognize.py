@@ -2,10 +2,8 @@
 
 import argparse
 import json
-import logging
 import os
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -137,8 +135,6 @@ def _lines(out: Path | None) -> Iterator[IO[str] | None]:
 
 def _load(arguments: argparse.Namespace, places: Sequence[Place]) -> "Recognizer":
     """The recogniser, after the prepared datasets were held against its tokenizer."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures
-    warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")  # PEFT on transformers 5
     from skeleton_llm.language.saving import read_config
     from skeleton_llm.networks import ActionTokenizer
     from skeleton_llm.recognizer import Recognizer

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 import yaml
 
+from skeleton_llm import shards
 from skeleton_llm.whole import write_whole
 
 BEST = "best.ckpt"
 """Of the validations so far; written in the middle of a step, so that nothing goes on from it."""
+REPLACED_BEST = "best.old.ckpt"
+"""One in shards, while the next takes its place."""
 _OVERRIDE = "go on knowingly with --override-config, or give it another RUN="
 
 
@@ -27,7 +30,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """
     found = {}
     for path in sorted(folder.glob("*.ckpt")):
-        if path.is_symlink() or path.name == BEST:
+        if path.is_symlink() or path.name in (BEST, REPLACED_BEST):
             continue
         step = step_of(path)
         if step is None:
@@ -43,11 +46,12 @@ def step_of(path: Path) -> int | None:
     Raises:
         ValueError: it holds more than tensors and plain values.
     """
-    file = path / "meta.pt" if path.is_dir() else path
+    file = path / shards.REST if path.is_dir() else path
     if not zipfile.is_zipfile(file):
         return None
     try:
-        return int(torch.load(file, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+        found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return None if path.is_dir() and shards.cut_off(path, found) else int(found["global_step"])
     except UnpicklingError as error:
         if "global" not in str(error).lower():
             return None

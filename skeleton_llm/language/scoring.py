@@ -4,6 +4,7 @@ B prompts of P embeddings, C names, K places of the trie (its root, its words, o
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from transformers import Cache
 
 from skeleton_llm.language.tree_attention import read_nodes, read_prompt, refuse_window
 
-_MOST_LOGITS = 2**27  # of one chunk of prompts: 512 MiB in float32
+_MOST_WORDS = 2**11  # of one pass, over its prompts: more leave a processor's cache, fewer leave a GPU idle
+_MOST_LOGITS = 2**27  # of one pass: 512 MiB in float32
 
 
 class Best(NamedTuple):
@@ -39,22 +41,26 @@ class NameTrie:
     """
 
     def __init__(self, names: Sequence[Sequence[int]], end: int) -> None:
-        """Number the places: 0 is the root, which is never read, then the words, parents first, then the ends."""
+        """Number the places: 0 is the root, which is never read, then the words, then the ends.
+
+        Words stand branch after branch, parents first; a branch is what begins with the same word.
+        """
         if any(len(name) == 0 for name in names) or len({tuple(name) for name in names}) < len(names):
             raise ValueError("class names must differ in their tokens and hold at least one; rename the classes")
         self.names, self.end = [list(name) for name in names], end
         numbers: dict[tuple[int, int], int] = {}
-        tokens, parents, last = [end], [0], []
-        for name in self.names:
+        tokens, parents, last = [end], [0], [0] * len(names)
+        for index in sorted(range(len(names)), key=self.names.__getitem__):
             place = 0
-            for token in name:
+            for token in self.names[index]:
                 if (place, token) not in numbers:
                     numbers[place, token] = len(tokens)
                     tokens.append(token)
                     parents.append(place)
                 place = numbers[place, token]
-            last.append(place)
+            last[index] = place
         self.num_inner = len(tokens)  # root and words; behind them stand the ends
+        self.branches = [place for place in range(1, len(tokens)) if parents[place] == 0]  # their first words
         self.tokens = torch.tensor([*tokens, *[end] * len(names)])
         self.parents = torch.tensor([*parents, *last])
         self.paths = torch.zeros(len(self.tokens), len(self.tokens), dtype=torch.bool)  # row: its way from the root
@@ -91,25 +97,45 @@ class NameTrie:
             return whole.index_copy(1, torch.tensor(list(candidates), device=scores.device), scores)
         refuse_window(llm, self._longest(prompt))
         vocabulary: int = llm.config.get_text_config().vocab_size  # type: ignore[operator, union-attr]
-        rows = max(1, _MOST_LOGITS // (vocabulary * self.num_inner))
+        most = min(_MOST_WORDS, _MOST_LOGITS // vocabulary)
+        rows = max(1, most // max(branch.stop - branch.start for branch in self._passes(1)))
         parts = zip(prompt.split(rows), mask.split(rows), strict=True)
-        return torch.cat([self._score(llm, embeddings, there, prefix) for embeddings, there in parts])
+        return torch.cat([self._score(llm, *part, prefix, most // len(part[0])) for part in parts])
 
-    def _score(self, llm: nn.Module, prompt: Tensor, mask: Tensor, prefix: Cache | None) -> Tensor:
-        tokens, parents, depths, paths = self._on(prompt.device)
-        words = slice(1, self.num_inner)
-        first, cache = read_prompt(llm, prompt, mask, prefix)
-        rest = read_nodes(
-            llm,
-            cache,
-            mask,
-            tokens[words].expand(len(prompt), -1),
-            depths[words].expand(len(prompt), -1),
-            paths[words, words].expand(len(prompt), -1, -1),
-        )
-        logits = torch.cat([first, rest], dim=1).float()  # [B, root and words, V]
-        steps = logits[:, parents, tokens] - logits.logsumexp(-1)[:, parents]  # [B, K]
+    def _score(self, llm: nn.Module, prompt: Tensor, mask: Tensor, prefix: Cache | None, most: int) -> Tensor:
+        """Branches do not look at each other: each pass reads some, ``most`` words if they fit, behind the prompt."""
+        tokens, _, depths, paths = self._on(prompt.device)
+        logits, cache = read_prompt(llm, prompt, mask, prefix)
+        steps = logits.new_zeros(len(prompt), len(tokens), dtype=torch.float32)  # log p of each place after its parent
+        self._foretell(steps, logits, 0)
+        for words in self._passes(most):
+            logits = read_nodes(
+                llm,
+                cache,
+                mask,
+                tokens[words].expand(len(prompt), -1),
+                depths[words].expand(len(prompt), -1),
+                paths[words, words].expand(len(prompt), -1, -1),
+            )
+            cache.crop(words.start - words.stop)
+            self._foretell(steps, logits, words.start)
         return steps.double().matmul(paths[self.num_inner :].T.double()).float()
+
+    def _passes(self, most: int) -> list[slice]:
+        """All words in slices of whole branches, each as many as ``most`` words hold, at least one."""
+        passes: list[slice] = []
+        for begin, end in pairwise([*self.branches, self.num_inner]):
+            fits = passes and end - passes[-1].start <= most
+            passes.append(slice(passes.pop().start if fits else begin, end))
+        return passes
+
+    def _foretell(self, steps: Float[Tensor, "B K"], logits: Float[Tensor, "B N V"], begin: int) -> None:
+        """Fill in the places whose parents are the N from ``begin`` on, of which ``logits`` are."""
+        tokens, parents, _, _ = self._on(logits.device)
+        parent = parents - begin
+        after = ((parent >= 0) & (parent < logits.shape[1])).nonzero()[:, 0]
+        parent = parent[after]
+        steps[:, after] = logits[:, parent, tokens[after]].float() - logits.float().logsumexp(-1)[:, parent]
 
     @torch.no_grad()
     def best(

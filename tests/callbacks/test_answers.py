@@ -56,7 +56,7 @@ def evaluated(tmp_path_factory) -> Evaluated:
     run(stage1_arguments(base / "data", base / "stage1"))
     templates = Templates(base / "data", base / "stage1/tokenizer")
     callbacks = yaml.safe_load((TESTS.parent / "configs/stage2.yaml").read_text())["trainer"]["callbacks"]
-    callbacks[0]["init_args"]["every_n_train_steps"] = 2
+    callbacks[0]["init_args"]["every"] = 2
     (base / "often.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     more = ["--config", str(base / "often.yaml")]
     arguments = stage2_arguments(base / "data", base / "stage2", base / "stage1/tokenizer", *more)

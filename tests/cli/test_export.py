@@ -21,8 +21,8 @@ def often(folder, stage, steps):
     """An overlay that keeps every checkpoint of so many steps."""
     callbacks = yaml.safe_load((ROOT / f"configs/{stage}.yaml").read_text())["trainer"]["callbacks"]
     for callback in callbacks:
-        if callback["class_path"].endswith("ModelCheckpoint"):
-            callback["init_args"] |= {"every_n_train_steps": steps, "save_top_k": -1}
+        if callback["class_path"].endswith("callbacks.Checkpoints"):
+            callback["init_args"] |= {"every": steps, "newest": 99}
     (folder / f"{stage}.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
     return ["--config", str(folder / f"{stage}.yaml")]
 
@@ -150,8 +150,8 @@ def test_what_cannot_be_exported_is_one_sentence(runs, tmp_path, capsys):
     ):
         assert main(["export", *arguments]) == 1, said
         printed = capsys.readouterr()
-        assert len(printed.err.splitlines()) == 1
-        assert said in printed.err
+        (error,) = (line for line in printed.err.splitlines() if not line.endswith("is damaged and passed over"))
+        assert said in error
         assert printed.out == ""
     assert main(["export", str(runs.stage2), "--out", out, "--model.init_args.tuning.r", "3"]) == 1
     assert "has other weights than" in capsys.readouterr().err

@@ -32,3 +32,10 @@ def test_abbreviated_options_are_refused(tmp_path):
     with pytest.raises(SystemExit) as left:
         main(["prepare", "synthetic", "--ou", str(tmp_path)])
     assert left.value.code == 2
+
+
+def test_a_refusal_stands_alone_on_stderr_in_a_fresh_process(tmp_path):
+    command = [sys.executable, "-m", "skeleton_llm.cli.main", "export", str(tmp_path / "none"), "--out", str(tmp_path)]
+    out = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert out.returncode == 1
+    assert len(out.stderr.splitlines()) == 1, out.stderr  # nothing of what the imports of peft and the like tell

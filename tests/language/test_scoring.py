@@ -1,3 +1,4 @@
+from contextlib import contextmanager
 from functools import cache
 
 import pytest
@@ -98,6 +99,22 @@ def padded(prompts, side):
         }[side]
         batch[row, places], mask[row, places] = prompt, True
     return batch, mask
+
+
+@contextmanager
+def reads(model):
+    """The words of each pass behind the prompt, as they come."""
+    given = []
+    hook = model.register_forward_pre_hook(
+        lambda _, args, kwargs: given.append(kwargs["input_ids"]) if "input_ids" in kwargs else None, with_kwargs=True
+    )
+    yield given
+    hook.remove()
+
+
+def beginnings(names):
+    """What stands in the trie: every name and all that it begins with."""
+    return [tuple(name[:length]) for name in names for length in range(1, len(name) + 1)]
 
 
 @pytest.mark.parametrize("side", ["left", "right", "middle"])
@@ -216,14 +233,10 @@ def test_the_search_finds_what_brute_force_finds_for_any_names(names, data):
 
 def test_the_search_reads_few_words_where_the_model_is_sure():
     model, prompts, names, _ = case(*EXACT[0])
-    trie, read = NameTrie(names, END), []
-    hook = model.register_forward_pre_hook(
-        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()) if "input_ids" in kwargs else None,
-        with_kwargs=True,
-    )
-    trie.best(model, *padded(prompts, "left"))
-    hook.remove()
-    assert sum(read) < len(prompts) * (trie.num_inner - 1) / 4
+    trie = NameTrie(names, END)
+    with reads(model) as read:
+        trie.best(model, *padded(prompts, "left"))
+    assert sum(given.numel() for given in read) < len(prompts) * (trie.num_inner - 1) / 4
 
 
 def test_a_window_that_holds_prompt_and_name_is_exact_though_the_branches_exceed_it():
@@ -261,11 +274,19 @@ def test_all_answers_of_a_prefix_free_alphabet_sum_to_one():
     assert trie.lengths.tolist() == [2.0] * 7
 
 
-def test_chunks_of_prompts_give_what_all_at_once_give(monkeypatch):
+@pytest.mark.parametrize(("words", "logits"), [(1, 2**27), (30, 2**27), (2**11, 2 * VOCABULARY * 25)])
+def test_passes_of_any_size_read_each_word_once_and_give_what_one_gives(monkeypatch, words, logits):
     model, prompts, names, truth = case(*EXACT[0])
     batch, trie = padded(prompts, "right"), NameTrie(names, END)
-    monkeypatch.setattr("skeleton_llm.language.scoring._MOST_LOGITS", 2 * VOCABULARY * trie.num_inner)
-    torch.testing.assert_close(trie.score(model, *batch).double(), truth, atol=1e-4, rtol=0)
+    monkeypatch.setattr("skeleton_llm.language.scoring._MOST_WORDS", words)
+    monkeypatch.setattr("skeleton_llm.language.scoring._MOST_LOGITS", logits)
+    with reads(model) as read:
+        scores = trie.score(model, *batch)
+    torch.testing.assert_close(scores.double(), truth, atol=1e-4, rtol=0)
+    assert sum(given.numel() for given in read) == len(prompts) * (trie.num_inner - 1)
+    widest = max(sum(name[0] == first for name in set(beginnings(names))) for first in {name[0] for name in names})
+    assert max(given.numel() for given in read) <= max(widest, min(words, logits // VOCABULARY))
+    assert len(read) > 1
 
 
 def test_names_that_cannot_be_told_apart_are_refused():
