@@ -1,6 +1,5 @@
 """Folders on small disks of their own, which can be full or read-only, and are mended afterwards."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -30,7 +29,8 @@ def small_disk(folder: Path) -> Iterator[Path]:
 def mend(folder: Path) -> None:
     """Room, and leave to write, for the run in ``folder`` again."""
     (folder.parent / "ballast").unlink(missing_ok=True)
-    if os.path.ismount(folder):
-        subprocess.run(["umount", str(folder)], check=True)
+    if can_mount():
+        subprocess.run(["umount", str(folder)], capture_output=True, check=False)  # where it is read-only
+        return
     for path in (folder, *folder.rglob("*/")):
         path.chmod(0o755)
