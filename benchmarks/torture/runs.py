@@ -7,7 +7,7 @@ from random import Random
 import yaml
 
 ROOT = Path(__file__).parents[2]
-_DRAWINGS = ("CodeMeaning", "CodebookMap", "TokenSheets", "Reconstructions")
+_DRAWINGS = ("CodeMeaning", "CodebookMap", "TokenSheets", "Reconstructions", "AnswerReport")
 """Half of a small run's time, and nothing of them is in a checkpoint."""
 STEPS, EVERY = 6, 2
 STATEFUL = ("--model.init_args.network.codebook", "ema", "--model.init_args.revive_every", "2")
@@ -78,7 +78,7 @@ def prepare(folder: Path) -> None:
         trainer = config["trainer"]
         callbacks = {one["class_path"].rsplit(".", 1)[-1]: one for one in trainer["callbacks"]}
         callbacks["Checkpoints"]["init_args"]["every"] = EVERY
-        callbacks["Watchdog"]["init_args"] = {"patience": 20.0, "dead_after": 15.0}
+        callbacks["Watchdog"]["init_args"] = {"dead_after": 20.0}  # a lost rank costs so long
         trainer["callbacks"] = [one for name, one in callbacks.items() if name not in _DRAWINGS]
         trainer["log_every_n_steps"] = 1
         (folder / f"{stage}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
@@ -113,6 +113,7 @@ def arguments(variant: Variant, base: Path, folder: Path) -> list[str]:
         options |= {
             "model.init_args.tokenizer": str(base / Variant(1).name / "tokenizer"),
             "model.init_args.tuning.r": "4",
+            "model.init_args.generate": "false",
         }
     given = ["fit", "--config", options.pop("config"), "--config", str(ROOT / "configs/data/synthetic.yaml")]
     given += [part for name, value in options.items() for part in (f"--{name}", value)]
