@@ -17,8 +17,8 @@ from benchmarks.torture.traps import Trap
 from benchmarks.torture.zygote import Zygote
 
 _TICK = 0.01
-PATIENCE = 75.0
-"""Seconds in which a job must have ended once one of its ranks has, or was told to: a minute, and our own clock."""
+LOST, LONGEST = 75.0, 600.0
+"""Seconds in which all ranks must have ended once one has (a minute, and what a busy machine adds), and for all."""
 
 
 @dataclass(frozen=True)
@@ -181,12 +181,11 @@ def _wait(job: _Forked | _Command, blows: list[Blow], *, all_die: bool) -> Ended
                     with suppress(ProcessLookupError):
                         os.kill(process, blow.number)
                         struck.append((rank, blow.number, ready))
-        told = bool(struck) or any(path.stat().st_size for path in job.place.glob("notes_*"))
-        if first_end is None and (told or any(code is not None for code in job.codes())):
-            first_end = now
-        if all_die and any(code is not None for code in job.codes()):
-            job.sweep()
-        if now > 600 or (first_end is not None and now > first_end + PATIENCE):
+        if any(code is not None for code in job.codes()):
+            first_end = first_end or now
+            if all_die:
+                job.sweep()
+        if now > (LONGEST if first_end is None else first_end + LOST):
             hung = True
             job.sweep()
         time.sleep(_TICK)

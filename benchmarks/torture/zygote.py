@@ -123,9 +123,8 @@ class Zygote:
 
     def close(self) -> None:
         """End it; ranks that still run are not its matter."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
+        with self.process:  # closes both ends
+            pass
 
 
 if __name__ == "__main__":
