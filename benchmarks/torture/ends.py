@@ -76,10 +76,18 @@ def _unlike(one: Any, other: Any, where: str = "") -> list[str]:
         return [f"{where} is {type(one).__name__} and {type(other).__name__}"]
     if isinstance(one, dict):
         lost = [f"{where}.{key} is not in both" for key in one.keys() ^ other.keys()]
-        return lost + [line for key in one.keys() & other.keys() for line in _unlike(one[key], other[key], f"{where}.{key}")]
+        return lost + [
+            line for key in one.keys() & other.keys() for line in _unlike(one[key], other[key], f"{where}.{key}")
+        ]
     if isinstance(one, list | tuple) and len(one) == len(other):
-        return [line for place, pair in enumerate(zip(one, other, strict=True)) for line in _unlike(*pair, f"{where}.{place}")]
+        return [
+            line
+            for place, pair in enumerate(zip(one, other, strict=True))
+            for line in _unlike(*pair, f"{where}.{place}")
+        ]
     if isinstance(one, torch.Tensor):
-        same = one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+        same = (
+            one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
+        )
         return [] if same else [f"{where} has other numbers"]
     return [] if one == other or (one != one and other != other) else [f"{where} is {one!r:.200} and {other!r:.200}"]

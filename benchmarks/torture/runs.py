@@ -34,7 +34,12 @@ class Variant:
     workers: int = 0
 
     def __str__(self) -> str:
-        names = f"stage {self.stage}", f"{self.ranks} ranks", f"accumulation {self.accumulate}", f"{self.workers} workers"
+        names = (
+            f"stage {self.stage}",
+            f"{self.ranks} ranks",
+            f"accumulation {self.accumulate}",
+            f"{self.workers} workers",
+        )
         return ", ".join(names) + (", heavy" if self.heavy else "")
 
     @property
