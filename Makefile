@@ -122,6 +122,7 @@ bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.observatory
 	$(BIN)/python -m benchmarks.read_ntu
 	$(BIN)/python -m benchmarks.feeder
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.prepare_growth /tmp $(COUNTS)
 
 SEEDS ?= 0 1 2
