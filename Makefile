@@ -37,7 +37,7 @@ ASKED = $(if $(NODES),--trainer.num_nodes $(NODES)) $(if $(GPUS),--trainer.devic
   $(if $(PARTITION),--slurm.partition $(PARTITION)) $(if $(ACCOUNT),--slurm.account $(ACCOUNT)) $(if $(TIME),--slurm.time $(TIME))
 
 .NOTPARALLEL:
-.PHONY: help setup demo prepare doctor stage1 stage2 slurm-stage1 slurm-stage2 slurm slurm-status unseen tokenize probe test test-slow lint fuzz bench tokenizer-ablation tensorboard builtin-llm
+.PHONY: help setup demo prepare doctor stage1 stage2 slurm-stage1 slurm-stage2 slurm slurm-status unseen tokenize recognizer ensemble test test-slow lint fuzz bench ablations tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -83,11 +83,22 @@ unseen: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## LLM-AR's un
 tokenize: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## every action sentence of DATA= by RUN='s tokenizer
 	$(CLI) tokenize data/$(DATASET) --tokenizer $(RUN_DIR)/stage1/tokenizer $(ARGS)
 
+NETWORK ?= convolution
 SOURCE ?= skeleton
+STREAM ?=
+recognizer: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## no language model: NETWORK=convolution, transformer, st_gcn, ctr_gcn or nearest, SOURCE=skeleton, latents or sentences
+	$(CLI) fit --config configs/recognizer.yaml $(if $(filter-out convolution,$(NETWORK)),--config configs/recognizer/$(NETWORK).yaml) $(OVERLAYS) \
+	  --trainer.default_root_dir $(RUN_DIR)/$(NETWORK)-$(or $(STREAM),$(SOURCE)) --model.init_args.source $(SOURCE) \
+	  $(if $(STREAM),--model.init_args.streams '[$(STREAM)]') \
+	  $(if $(filter-out skeleton,$(SOURCE)),--model.init_args.streams null --model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer) $(ARGS)
+
+STREAMS := joint bone motion bone_motion
+WEIGHTS ?= 2 2 1 1
+ensemble: ## four streams of NETWORK=ctr_gcn (or another) and their sum: WEIGHTS="2 2 1 1" for joint, bone, motion, bone_motion
+	@for stream in $(STREAMS); do $(MAKE) recognizer NETWORK=$(NETWORK) STREAM=$$stream || exit; done
+	$(CLI) ensemble $(foreach s,$(STREAMS),$(RUN_DIR)/$(NETWORK)-$(s)) --weights $(WEIGHTS) --out $(RUN_DIR)/$(NETWORK)-ensemble.json
+
 COUNTS ?= 500 1000 2000 4000
-probe: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## a plain classifier: SOURCE=skeleton, latents or sentences
-	$(CLI) fit --config configs/probe.yaml $(OVERLAYS) --trainer.default_root_dir $(RUN_DIR)/probe-$(SOURCE) \
-	  --model.init_args.source $(SOURCE) $(if $(filter-out skeleton,$(SOURCE)),--model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer) $(ARGS)
 
 demo: $(SETUP) ## both stages on the built-in data, then the name of one clip with its GIF
 	$(MAKE) stage1 stage2 RUN=$(RUN)
@@ -125,10 +136,10 @@ bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.prepare_growth /tmp $(COUNTS)
 
-SEEDS ?= 0 1 2
-JOBS ?= 2
-tokenizer-ablation: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## what each part of stage 1 is worth: DATA="nw_ucla utd_mhad" SEEDS="0 1 2" JOBS=2
-	$(BIN)/python -m benchmarks.tokenizer_ablation $(DATA) --seeds $(SEEDS) --jobs $(JOBS)
+SEEDS ?= 1
+ablations: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## LLM-AR's tables and baselines over SEEDS=5 seeds (QUICK=1: seconds a run, JOBS=, CELLS="full no_zipf")
+	$(CLI) ablate --data $(DATA) --seeds $(SEEDS) $(if $(QUICK),--quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(CELLS),--cells $(CELLS)) \
+	  $(if $(LLM),--llm $(LLM)) $(foreach c,$(CONFIG),--config $(c)) $(ARGS)
 
 tensorboard: $(SETUP) ## watch the runs
 	$(BIN)/tensorboard --logdir runs

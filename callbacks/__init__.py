@@ -15,6 +15,7 @@ from callbacks.last_step import LastStep
 from callbacks.preemption import Preemption
 from callbacks.progress import Progress
 from callbacks.reconstructions import Reconstructions
+from callbacks.score_files import ScoreFiles
 from callbacks.token_sheets import TokenSheets
 from callbacks.watchdog import Watchdog
 
@@ -33,6 +34,7 @@ __all__ = [
     "Preemption",
     "Progress",
     "Reconstructions",
+    "ScoreFiles",
     "StepSeed",
     "TokenSheets",
     "Watchdog",

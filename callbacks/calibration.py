@@ -55,7 +55,7 @@ class Calibration(L.Callback):
             self._report(trainer, pl_module, "test", *self._all())
 
     def _all(self) -> tuple[Tensor, Tensor]:
-        scores, labels = self.clips.compute()
+        scores, labels, _ = self.clips.compute()
         return scores.double().cpu(), labels.view(-1).cpu()
 
     def _report(

@@ -48,6 +48,19 @@ def stage2_arguments(data: Path, folder: Path, tokenizer: Path, *more: str) -> l
     ]  # fmt: skip
 
 
+def recognizer_arguments(data: Path, folder: Path, network: str, *more: str) -> list[str]:
+    return [
+        "fit",
+        "--config", str(ROOT / "configs/recognizer.yaml"),
+        *(() if network == "convolution" else ("--config", str(ROOT / f"configs/recognizer/{network}.yaml"))),
+        "--config", str(ROOT / "configs/data/synthetic.yaml"),
+        "--data.init_args.folder", str(data),
+        "--trainer.default_root_dir", str(folder),
+        *(() if network == "nearest" else ("--trainer.max_steps", "6", "--trainer.val_check_interval", "3")),
+        *SMALL, *more,
+    ]  # fmt: skip
+
+
 def run(arguments: list[str]) -> None:
     assert main(arguments) == 0
 

@@ -16,15 +16,19 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 STAGE1 = "data/* unseen/draw* unseen/synse* llm/built_in llm/llama_7b llm/llama_13b paper/*_stage1"
 STAGE1 += " hardware/a100 hardware/v100 hardware/ddp hardware/amx hardware/compile"
 STAGE1 += " ablation/euclidean ablation/no_zipf ablation/no_context ablation/no_mmd ablation/no_biases"
-STAGE1 += " ablation/no_noise ablation/quick ablation/continuous ablation/ema ablation/person_sentences"
+STAGE1 += " ablation/no_noise ablation/continuous ablation/ema ablation/person_sentences"
+STAGE1 += " ablation/night ablation/tiny ablation/tiny_tokenizer"
 STAGE1 += " watch/* slurm/*"
 STAGE1 += " ablation/windows ablation/whole_clips"
 STAGE2 = "data/* unseen/* llm/* paper/llm_ar_stage2"
 STAGE2 += " slurm/* hardware/a100 hardware/v100 hardware/ddp hardware/fsdp1 hardware/fsdp2* hardware/amx"
-STAGE2 += " ablation/full_tuning ablation/untrained_llm ablation/no_input_map"
+STAGE2 += " ablation/full_tuning ablation/frozen ablation/untrained_llm ablation/no_input_map"
+STAGE2 += " ablation/night ablation/tiny"
 STAGE2 += " ablation/latents ablation/late_latents ablation/new_words"
-PROBE = "data/* hardware/a100 hardware/amx ablation/quick"
-STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "probe.yaml": PROBE.split()}
+RECOGNIZER = "data/* hardware/a100 hardware/v100 hardware/ddp hardware/amx slurm/*"
+RECOGNIZER += " ablation/night ablation/tiny ablation/tiny_graph"
+RECOGNIZER += " recognizer/* paper/st_gcn paper/ctr_gcn"
+STAGES = {"stage1.yaml": STAGE1.split(), "stage2.yaml": STAGE2.split(), "recognizer.yaml": RECOGNIZER.split()}
 LEGAL = [
     (base, overlay.relative_to(CONFIGS))
     for base, patterns in STAGES.items()
@@ -34,7 +38,7 @@ LEGAL = [
 
 
 def test_every_config_is_covered():
-    covered = {str(overlay) for _, overlay in LEGAL} | set(STAGES)
+    covered = {str(overlay) for _, overlay in LEGAL} | set(STAGES) | {"ablations.yaml"}
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == covered
 
 
@@ -89,10 +93,10 @@ def test_papers_presets_are_fit_for_their_300_000_steps_and_clip_no_gradient(pre
     watchers = trainer["callbacks"]
     assert [one["class_path"] for one in watchers] == [one["class_path"] for one in laptop["trainer"]["callbacks"]]
     assert watchers[1:] == laptop["trainer"]["callbacks"][1:]
-    saved = watchers[0]["init_args"].pop("every_n_train_steps")
+    saved = watchers[0]["init_args"].pop("every")
     assert 10 <= 300_000 / saved <= 100  # 410 MiB each
     assert 10 <= 300_000 / trainer["val_check_interval"] <= 100
-    del laptop["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"]
+    del laptop["trainer"]["callbacks"][0]["init_args"]["every"]
     assert watchers[0] == laptop["trainer"]["callbacks"][0]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -250,6 +251,8 @@ class SkeletonCLI(LightningCLI):
         if not self.trainer.is_global_zero:
             return
         results = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        if torch.cuda.is_initialized():
+            results["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20  # of rank 0, since it last began
         card = self.subcommand == "fit" and (self.folder / "recognizer" / "llm.json").is_file()
         if card:  # first: with its results a run is finished
             record_run(self.folder / "recognizer", self.folder, results)

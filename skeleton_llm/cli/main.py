@@ -26,6 +26,8 @@ Name human actions from skeletons with a large language model.
   validate    validation split of a trained stage
   test        test split of a trained stage
   unseen      classes held out of both stages (LLM-AR's five draws): mean and deviation
+  ablate      LLM-AR's tables of ablations and baselines over seeds, side by side, in one report
+  ensemble    the summed probabilities of finished recognisers (joint, bone and motion streams, say)
   tokenize    every action sentence of a prepared dataset as JSON lines
   export      write a run's tokenizer or recogniser from a checkpoint, merged into its language model if wanted
   recognize   name the actions in raw skeleton files or a prepared dataset
@@ -33,7 +35,19 @@ Name human actions from skeletons with a large language model.
 "skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
 """
 # each a module with its function
-_SHORT = ("download", "prepare", "doctor", "show", "plan", "unseen", "tokenize", "recognize", "runs")
+_SHORT = (
+    "download",
+    "prepare",
+    "doctor",
+    "show",
+    "plan",
+    "unseen",
+    "ablate",
+    "ensemble",
+    "tokenize",
+    "recognize",
+    "runs",
+)
 _ROOMS = ("lightning_modules", "datamodules", "callbacks")
 
 

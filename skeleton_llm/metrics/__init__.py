@@ -1,6 +1,7 @@
 """Metrics over whole splits and all ranks."""
 
 from skeleton_llm.metrics.answers import ClassReport, Confused, class_reports, confused_pairs
+from skeleton_llm.metrics.bootstrap import Interval, bootstrap_interval, bootstrap_means
 from skeleton_llm.metrics.calibration import (
     ClipScores,
     Reliability,
@@ -20,6 +21,7 @@ from skeleton_llm.metrics.codebook import (
     mutual_information,
     usage_report,
 )
+from skeleton_llm.metrics.ensemble import SplitScores, read_scores, write_scores
 from skeleton_llm.metrics.recognition import MeanClassAccuracy, NameAnswers, normalise_name
 
 __all__ = [
@@ -28,14 +30,18 @@ __all__ = [
     "CodeClassCounts",
     "CodebookUsage",
     "Confused",
+    "Interval",
     "LatentNorms",
     "MeanClassAccuracy",
     "NameAnswers",
     "NormReport",
     "PairCorrelation",
     "Reliability",
+    "SplitScores",
     "TokenLifetimes",
     "UsageReport",
+    "bootstrap_interval",
+    "bootstrap_means",
     "class_reports",
     "confused_pairs",
     "entropy",
@@ -43,6 +49,8 @@ __all__ = [
     "fit_temperature",
     "mutual_information",
     "normalise_name",
+    "read_scores",
     "reliability",
     "usage_report",
+    "write_scores",
 ]

@@ -66,7 +66,7 @@ def fit_temperature(scores: Float[Tensor, "N C"], labels: Int[Tensor, " N"]) -> 
 
 
 class ClipScores(Metric):
-    """``compute`` gives the scores [N, C] and labels [N] of a whole split, of all ranks, in the order of ``index``.
+    """``compute`` gives scores [N, C], labels [N] and index [N] of a whole split, of all ranks, in the order of index.
 
     (torchmetrics takes the axis off the labels of a single clip.)
     """
@@ -88,7 +88,8 @@ class ClipScores(Metric):
         self.labels.append(labels)
         self.index.append(index)
 
-    def compute(self) -> tuple[Tensor, Tensor]:
+    def compute(self) -> tuple[Tensor, Tensor, Tensor]:
         """All of them."""
-        order = dim_zero_cat(self.index).argsort()
-        return dim_zero_cat(self.scores)[order], dim_zero_cat(self.labels)[order]
+        index = dim_zero_cat(self.index)
+        order = index.argsort()
+        return dim_zero_cat(self.scores)[order], dim_zero_cat(self.labels)[order], index[order]

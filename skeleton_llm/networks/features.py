@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skeleton_llm.skeletons import find_layout
 
-Stream = Literal["joint", "bone", "motion"]
+Stream = Literal["joint", "bone", "motion", "bone_motion"]
 
 _FLOOR = 0.2
 _AXES = 3
@@ -34,10 +34,10 @@ class SkeletonFeatures(nn.Module):
     """A person's root track and pose about the root, apart, with further streams; standardised per channel.
 
     Per person the channels are: root [3] and pose [(V - 1) * 3], which are always reconstructed; with ``bone`` the
-    bones' vectors; with ``motion`` the first differences in time of root and pose. ``forward`` gives them all,
-    ``seen`` those of ``streams``, which the encoder reads. Each person after the first adds one channel that says
-    whether it is there; an absent person's channels are 0. Apart and with motion the same autoencoder errs a third as
-    much as on raw joints (measured).
+    bones' vectors; with ``motion`` and ``bone_motion`` the first differences in time of root and pose, and of bones.
+    ``forward`` gives them all, ``seen`` those of ``streams``, which the encoder reads. Each person after the first
+    adds one channel that says whether it is there; an absent person's channels are 0. Apart and with motion the same
+    autoencoder errs a third as much as on raw joints (measured).
 
     Args:
         layout: skeleton layout.
@@ -65,12 +65,10 @@ class SkeletonFeatures(nn.Module):
         self.layout = find_layout(layout)
         self.num_persons, self.streams, self.root_weight = num_persons, streams, root_weight
         self.position_channels = self.layout.num_joints * _AXES
-        sizes = {
-            "joint": self.position_channels,
-            "bone": len(self.layout.bones) * _AXES if "bone" in streams else 0,
-            "motion": self.position_channels if "motion" in streams else 0,
-        }
-        self.person_channels = sum(sizes.values())
+        bones = len(self.layout.bones) * _AXES
+        further = {"bone": bones, "motion": self.position_channels, "bone_motion": bones}
+        self.sizes = {"joint": self.position_channels} | {k: size for k, size in further.items() if k in streams}
+        self.person_channels = sum(self.sizes.values())
         self.num_channels = num_persons * self.person_channels + num_persons - 1
         person = torch.arange(self.person_channels)[0 if "joint" in streams else self.position_channels :]
         of_all = [person + i * self.person_channels for i in range(num_persons)]
@@ -88,11 +86,15 @@ class SkeletonFeatures(nn.Module):
         root = joints[:, :, :, at : at + 1]
         position = torch.cat([root, joints[:, :, :, :at] - root, joints[:, :, :, at + 1 :] - root], dim=3).flatten(3)
         parts = [position]
-        if "bone" in self.streams:
+        if {"bone", "bone_motion"} & {*self.sizes}:
             child, parent = self.bones.unbind(-1)
-            parts.append((joints[:, :, :, child] - joints[:, :, :, parent]).flatten(3))
-        if "motion" in self.streams:
+            bones = (joints[:, :, :, child] - joints[:, :, :, parent]).flatten(3)
+        if "bone" in self.sizes:
+            parts.append(bones)
+        if "motion" in self.sizes:
             parts.append(position.diff(dim=1, prepend=position[:, :1]))
+        if "bone_motion" in self.sizes:
+            parts.append(bones.diff(dim=1, prepend=bones[:, :1]))
         return torch.cat(parts, dim=-1)
 
     @torch.no_grad()
@@ -110,17 +112,13 @@ class SkeletonFeatures(nn.Module):
         there = persons[:, :, None].expand(raw.shape[:3])
         raw = raw[there if mask is None else there & mask[:, None]]
         mean, std = raw.mean(0), raw.std(0)
-        first, starts = self.position_channels, [0]
-        groups = [slice(0, _AXES), slice(_AXES, first)]
-        if "bone" in self.streams:
-            groups.append(slice(first, first + len(self.layout.bones) * _AXES))
-        if "motion" in self.streams:
-            starts.append(self.person_channels - first)
-            groups += [slice(starts[1], starts[1] + _AXES), slice(starts[1] + _AXES, self.person_channels)]
-        for group in groups:
-            std[group] = std[group].clamp_min((_FLOOR * std[group].mean()).clamp_min(1e-6))
-        for start in starts:
-            std[start : start + _AXES] /= self.root_weight
+        first = 0
+        for name, size in self.sizes.items():
+            roots = _AXES if name in ("joint", "motion") else 0  # these streams begin with the root
+            for group in (slice(first, first + roots), slice(first + roots, first + size)):
+                std[group] = std[group].clamp_min((_FLOOR * std[group].mean()).clamp_min(1e-6))
+            std[first : first + roots] /= self.root_weight
+            first += size
         self.mean.copy_(mean)
         self.std.copy_(std)
         self.fitted.fill_(True)

@@ -29,7 +29,8 @@ class VQVAEConfig:
         num_codes: N, tokens in the codebook.
         tokens_per_step: tokens written for each step of the encoder; more of them keep more of the motion.
         persons: all of a clip's persons as ``channels`` of one sentence, or ``sentences``, one for each.
-        streams: what the encoder sees: ``joint``, ``bone``, ``motion``; joints are always reconstructed.
+        streams: what the encoder sees: ``joint``, ``bone``, ``motion``, ``bone_motion``; joints are always
+            reconstructed.
         root_weight: weight of the root's track against the pose.
         geometry: ``hyperbolic`` or ``euclidean`` codebook.
         curvature: c of the Poincare ball.
@@ -76,7 +77,9 @@ class VQVAEConfig:
         self.token_norms = (float(self.token_norms[0]), float(self.token_norms[1]))
         self.streams = tuple(self.streams)
         if not self.streams or len(set(self.streams)) < len(self.streams):
-            raise ValueError(f"network.streams must name joint, bone or motion, each once, got {list(self.streams)}")
+            raise ValueError(
+                f"network.streams must name joint, bone, motion or bone_motion, each once, got {list(self.streams)}"
+            )
 
 
 class Rows(NamedTuple):

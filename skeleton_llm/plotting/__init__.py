@@ -1,5 +1,6 @@
 """Figures and moving pictures."""
 
+from skeleton_llm.plotting.ablations import Difference, Line, plot_curves, plot_differences
 from skeleton_llm.plotting.codebook import (
     disk_positions,
     plot_class_heat_map,
@@ -13,6 +14,8 @@ from skeleton_llm.plotting.skeleton import blank, draw_frames, draw_gif, draw_sh
 from skeleton_llm.plotting.token_sheet import Pose, draw_poses
 
 __all__ = [
+    "Difference",
+    "Line",
     "Pose",
     "blank",
     "disk_positions",
@@ -23,6 +26,8 @@ __all__ = [
     "join_gif",
     "plot_class_heat_map",
     "plot_confusion",
+    "plot_curves",
+    "plot_differences",
     "plot_poincare_disk",
     "plot_rank_frequency",
     "plot_reliability",

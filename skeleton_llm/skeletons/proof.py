@@ -155,10 +155,15 @@ class Report:
         if repeated:
             self.notices.append(f"{sum(len(rows) - 1 for rows in repeated):,} clips repeat the joints of another clip")
         for protocol in fitting_protocols(self.dataset, clips):
-            train, test = (set(rows.tolist()) for rows in protocol.split(clips))
-            leaked = sum(len(test.intersection(rows)) for rows in repeated if train.intersection(rows))
+            leaked = len(seen_in_training(digests, *protocol.split(clips)))
             if leaked:
                 self.notices.append(f"{protocol.name}: {leaked:,} test clips have the very joints of a training clip")
+
+
+def seen_in_training(digests: Sequence[str], train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """The rows of ``test`` whose clip has the very joints of a clip of ``train``, by the clips' digests."""
+    known = {digests[row] for row in train.tolist()}
+    return np.array([row for row in test.tolist() if digests[row] in known], dtype=np.int64)
 
 
 def _by_class(dataset: str, clips: Table, class_names: Sequence[str]) -> dict[str, dict[str, int]]:

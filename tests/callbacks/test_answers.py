@@ -23,7 +23,7 @@ import lightning_modules.llm_recognizer
 from skeleton_llm import Recognizer
 from skeleton_llm.cli.results import summary
 from skeleton_llm.cli.resume import newest_checkpoint
-from skeleton_llm.metrics import fit_temperature
+from skeleton_llm.metrics import fit_temperature, read_scores
 from skeleton_llm.recognizer import read_views, score_views
 from skeleton_llm.skeletons import write_dataset
 from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
@@ -142,6 +142,17 @@ def test_tables_say_what_was_answered(evaluated):
     assert not list(evaluated.folder.glob(".*.tmp"))
 
 
+def test_every_clips_scores_are_kept_under_its_row_of_the_dataset(evaluated):
+    for split in ("val", "test"):
+        kept = read_scores(evaluated.folder / f"scores/{split}.safetensors")
+        assert kept.scores.equal(evaluated.scores[split].float())
+        assert kept.labels.equal(evaluated.labels[split])
+        assert kept.rows.tolist() == sorted(evaluated.templates.data.rows[split].tolist())
+        assert kept.of["data"] == evaluated.templates.data.info["content_hash"]
+    right = (kept.scores.argmax(1) == kept.labels).float().mean()
+    assert float(right) == pytest.approx(evaluated.results["test/top1"])
+
+
 def test_the_end_names_the_five_most_confused_pairs(evaluated):
     pairs, end = table(evaluated.folder / "test_confused.csv"), summary(evaluated.folder)
     assert len(pairs) > 5
@@ -191,19 +202,21 @@ def evaluate(ranks: int, arguments: list[str], run_folder: Path, folder: Path) -
 
 @pytest.mark.slow
 def test_two_ranks_report_the_numbers_of_one(evaluated, tmp_path):
-    found, tables = [], []
+    found, tables, clips = [], [], []
     for ranks in (1, 2):
         folder = tmp_path / str(ranks)
         shutil.copytree(evaluated.folder, folder)
-        for old in (*folder.glob("events*"), *folder.glob("test_*.csv")):
+        for old in (*folder.glob("events*"), *folder.glob("test_*.csv"), *folder.glob("scores/*")):
             old.unlink()
         evaluate(ranks, evaluated.arguments[1:], evaluated.folder, folder)
         events = read(folder)
         tags = [tag for tag in events.Tags()["scalars"] if tag.startswith(("val/", "test/"))]
         found.append({tag: events.Scalars(tag)[-1].value for tag in tags})
         tables.append([(folder / name).read_text() for name in ("test_per_class.csv", "test_confused.csv")])
+        clips.append(read_scores(folder / "scores/test.safetensors")[:3])
     tested = {name: value for name, value in found[0].items() if name.startswith("test/")}
     assert tested == pytest.approx(evaluated.results, rel=1e-4, abs=1e-5)  # from the checkpoint as at the run's end
     assert {"val/temperature", "val/ece_before", "val/ece_after"} <= found[0].keys()
     assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-5)
     assert tables[0] == tables[1]
+    torch.testing.assert_close(clips[1], clips[0], rtol=1e-4, atol=1e-4)

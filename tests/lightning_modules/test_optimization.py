@@ -59,3 +59,46 @@ def test_eight_bit_averages_learn_like_32_bit_ones_and_go_on_from_a_checkpoint()
     again.load_state_dict(layer.state_dict())
     _, rest = trained("adamw_8bit", 10, again, first.state_dict())
     assert rest == losses[10:]
+
+
+@pytest.mark.parametrize(
+    ("preset", "epochs", "tenths", "warmup"), [("ctr_gcn", 65, (35, 55), 5), ("st_gcn", 80, (10, 50), 0)]
+)
+def test_the_graph_networks_presets_are_their_papers_epochs_of_ntu_60(preset, epochs, tenths, warmup):
+    config = yaml.safe_load((CONFIGS / f"paper/{preset}.yaml").read_text())
+    an_epoch = 40_091 / config["data"]["init_args"]["batch_size"]  # X-Sub's clips
+    assert config["trainer"]["max_steps"] == pytest.approx(epochs * an_epoch, rel=0.005)
+    assert (
+        config["trainer"]["max_steps"] % config["trainer"]["val_check_interval"] == 0
+    )  # the last weights are validated
+    schedule = Optimization(**config["model"]["init_args"]["optimization"])
+    assert (schedule.optimizer, schedule.lr, schedule.betas[0]) == ("sgd", 0.1, 0.9)
+    if warmup:
+        half, whole = (schedule.factor(round(share * warmup * an_epoch) - 1, 0) for share in (0.5, 1))
+        assert (half, whole) == pytest.approx((0.5, 1.0), rel=0.005)
+    for times, epoch in enumerate(tenths):
+        before, after = (schedule.factor(round((epoch + shift) * an_epoch), 0) for shift in (-0.1, 0.1))
+        assert (before, after) == pytest.approx((0.1**times, 0.1 ** (times + 1)))
+    assert schedule.factor(config["trainer"]["max_steps"] - 1, 0) == pytest.approx(0.01)
+
+
+def test_one_step_of_decay_is_a_list_of_one():
+    one, several = (Optimization(decay="step", warmup_steps=0, decay_steps=steps) for steps in (50, [50]))
+    assert [one.factor(step, 0) for step in (0, 49, 50, 99)] == [1.0, 1.0, 0.05, 0.05]
+    assert [several.factor(step, 0) for step in (0, 49, 50, 99)] == [1.0, 1.0, 0.05, 0.05]
+
+
+def test_sgd_is_nesterovs_with_weight_decay():
+    weight, target = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 1.0])
+    parameter = nn.Parameter(weight.clone())
+    made = Optimization(optimizer="sgd", lr=0.1, betas=(0.9, 0.0), weight_decay=0.01, warmup_steps=0)
+    optimizer = made.build([parameter], 3)["optimizer"]
+    momentum = torch.zeros(2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (parameter - target).square().sum().backward()
+        optimizer.step()
+        gradient = 2 * (weight - target) + 0.01 * weight
+        momentum = 0.9 * momentum + gradient
+        weight = weight - 0.1 * (gradient + 0.9 * momentum)
+        torch.testing.assert_close(parameter.detach(), weight)

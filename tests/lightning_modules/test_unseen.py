@@ -29,7 +29,7 @@ from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
 from small_runs import ROOT, SMALL
 
 SAVING = yaml.safe_load((ROOT / "configs/stage2.yaml").read_text())["trainer"]["callbacks"]
-SAVING[0]["init_args"]["every_n_train_steps"] = 3
+SAVING[0]["init_args"]["every"] = 3
 NEW_NAMES = ["comb hair", "greet", "greet a friend", "jog", "lift a box", "open a door", "pour tea"]
 SMALL_STAGES = {
     "stage1": {

@@ -88,5 +88,5 @@ def test_clips_come_back_in_their_order_whatever_the_batches():
     for part in (slice(0, 4), slice(4, 4), slice(4, 9)):
         metric.update(scores[part], labels[part], index[part])
     order = index.argsort()
-    assert metric.compute()[0].equal(scores[order])
-    assert metric.compute()[1].equal(labels[order])
+    for found, given in zip(metric.compute(), (scores, labels, index), strict=True):
+        assert found.equal(given[order])

@@ -34,9 +34,9 @@ def test_channels_of_present_persons_are_standardised_and_of_absent_ones_zero():
 
 def test_streams_choose_what_the_encoder_sees_while_joints_are_always_given_back():
     joints, persons = clips()
-    sizes = {"joint": 75, "bone": 72, "motion": 75}
+    sizes = {"joint": 75, "bone": 72, "motion": 75, "bone_motion": 72}
     assert len(find_layout("ntu25").bones) == 24
-    for streams in (("joint",), ("bone",), ("motion",), ("bone", "motion"), ("joint", "bone", "motion")):
+    for streams in (("joint",), ("bone",), ("motion",), ("bone", "motion"), ("bone_motion",), tuple(sizes)):
         features = SkeletonFeatures("ntu25", 2, streams=streams)
         features.fit(joints, persons)
         x = features(joints, persons)
@@ -53,6 +53,18 @@ def test_bones_are_vectors_from_parent_to_child():
     x = features(joints, persons)  # not fitted: in metres
     child, parent = find_layout("ntu25").bones[5]
     torch.testing.assert_close(x[..., 75 + 15 : 75 + 18], joints[:, :, 0, child] - joints[:, :, 0, parent])
+
+
+def test_motions_are_first_differences_and_every_stream_is_standardised():
+    joints, persons = clips()
+    features = SkeletonFeatures("ntu25", 2, streams=("joint", "bone", "motion", "bone_motion"))
+    parts = features(joints, persons)[..., : 75 + 72 + 75 + 72].split([75, 72, 75, 72], dim=-1)  # not fitted: in metres
+    for still, moved in ((parts[0], parts[2]), (parts[1], parts[3])):
+        torch.testing.assert_close(moved[:, 1:], still[:, 1:] - still[:, :-1])
+        assert (moved[:, 0] == 0).all()
+    features.fit(joints, persons)
+    for part in features(joints, persons)[..., : 75 + 72 + 75 + 72].split([75, 72, 75, 72], dim=-1):
+        assert abs(part.flatten(0, 1).std(0).mean() - 1) < 0.2
 
 
 def test_statistics_leave_out_what_the_mask_leaves_out():

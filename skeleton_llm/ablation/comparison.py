@@ -1,0 +1,69 @@
+"""A cell beside the one it is compared with, and both beside the paper's."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from skeleton_llm.ablation.findings import Finding
+from skeleton_llm.ablation.matrix import Matrix
+from skeleton_llm.metrics import Interval, bootstrap_interval
+
+
+class Accuracy(NamedTuple):
+    """Top-1 of a cell: each seed's, and intervals over the seeds, and over seeds and test clips.
+
+    Of one seed there is no interval over seeds; the other is then over clips alone.
+    """
+
+    by_seed: list[float]
+    over_seeds: Interval | None
+    over_all: Interval
+
+
+class Comparison(NamedTuple):
+    """Top-1 above that of the cell it is compared with, paired over the seeds and clips of both, in [-1, 1]."""
+
+    against: str
+    seeds: list[int]
+    difference: Interval
+    paper: float | None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the sign is the paper's; resolved where the interval leaves 0 out."""
+        if self.paper is None or self.paper == 0:
+            return ""
+        product = self.difference.mean * self.paper
+        if self.difference.low > 0 or self.difference.high < 0:
+            return "as in the paper" if product > 0 else "**against the paper**"
+        said = "no difference" if product == 0 else "the paper's sign" if product > 0 else "**not the paper's sign**"
+        return f"not resolved, {said}"
+
+
+def accuracy(finding: Finding) -> Accuracy:
+    """Of a finished cell."""
+    groups = finding.right()
+    several = len(finding.seeds) > 1
+    by_seed = np.mean([values.mean(1) for values in groups], axis=0)
+    return Accuracy(
+        by_seed.tolist(),
+        bootstrap_interval(groups, seeds=True, clips=False) if several else None,
+        bootstrap_interval(groups, seeds=several, clips=True),
+    )
+
+
+def compare(finding: Finding, found: dict[str, Finding], matrix: Matrix) -> Comparison | None:
+    """With the cell it stands against, over the seeds that both have; None where there are none."""
+    against = finding.cell.against
+    if against is None or against not in found:
+        return None
+    other = found[against]
+    seeds = [seed for seed in finding.seeds if seed in other.answers]
+    if not seeds:
+        return None
+    groups = [
+        mine - theirs for mine, theirs in zip(finding.right(seeds, other), other.right(seeds, finding), strict=True)
+    ]
+    theirs = matrix.cells[against].paper
+    paper = None if finding.cell.paper is None or theirs is None else (finding.cell.paper - theirs) / 100
+    return Comparison(against, seeds, bootstrap_interval(groups, seeds=len(seeds) > 1, clips=True), paper)

@@ -1,0 +1,163 @@
+"""What finished cells measured: every test clip's answer over seeds, and a run's facts, costs and curves."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from skeleton_llm.ablation.matrix import Cell
+from skeleton_llm.ablation.runs import Planned, Run
+from skeleton_llm.language.card import run_facts
+from skeleton_llm.metrics.ensemble import check_alike, ensemble, read_scores
+
+Curve = Mapping[int, float]
+
+
+class Answers(NamedTuple):
+    """Of the test clips: their rows of the prepared dataset, labels and answers, each [N]."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+    answers: np.ndarray
+
+    def without(self, rows: np.ndarray) -> "Answers":
+        """All but the clips in ``rows``."""
+        kept = ~np.isin(self.rows, rows)
+        return Answers(*(column[kept] for column in self))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A cell with what its finished seeds answered, round by round."""
+
+    cell: Cell
+    planned: Mapping[int, Planned]
+    answers: Mapping[int, Sequence[Answers]]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those that are finished."""
+        return sorted(self.answers)
+
+    def without(self, rows: np.ndarray) -> "Finding":
+        """The same without some clips."""
+        left = {seed: [one.without(rows) for one in rounds] for seed, rounds in self.answers.items()}
+        return Finding(self.cell, self.planned, left)
+
+    def right(self, seeds: Sequence[int] | None = None, like: "Finding | None" = None) -> list[np.ndarray]:
+        """For each round 1 where a clip was answered rightly, 0 elsewhere, [S, N].
+
+        The clips are those of all ``seeds`` (by default the cell's own) and of ``like``, in the order of their rows:
+        two cells come out alike.
+        """
+        chosen = self.seeds if seeds is None else seeds
+        found = []
+        for number in range(len(self.answers[chosen[0]])):
+            mine = [self.answers[seed][number] for seed in chosen]
+            others = [] if like is None else [like.answers[seed][number] for seed in chosen]
+            common = mine[0].rows
+            for one in (*mine[1:], *others):
+                common = np.intersect1d(common, one.rows)
+            found.append(np.stack([_right(one, np.sort(common)) for one in mine]))
+        return found
+
+
+def _right(one: Answers, rows: np.ndarray) -> np.ndarray:
+    order = np.argsort(one.rows)
+    place = order[np.searchsorted(one.rows[order], rows)]
+    return (one.answers[place] == one.labels[place]).astype(np.float64)
+
+
+def collect(planned: Sequence[Planned]) -> tuple[dict[str, Finding], list[str]]:
+    """Every cell that has a finished seed, in the matrix' order; and what cannot be read, a sentence each."""
+    cells: dict[str, Cell] = {}
+    finished: dict[str, dict[int, Planned]] = {}
+    answers: dict[str, dict[int, list[Answers]]] = {}
+    problems = []
+    for one in planned:
+        if one.finished:
+            name = one.cell.name
+            try:
+                answers.setdefault(name, {})[one.seed] = _answers(one)
+            except (OSError, ValueError) as error:
+                problems.append(f"{one.name}: {error}")
+            else:
+                cells[name] = one.cell
+                finished.setdefault(name, {})[one.seed] = one
+    return {name: Finding(cell, finished[name], answers[name]) for name, cell in cells.items()}, problems
+
+
+def _answers(planned: Planned) -> list[Answers]:
+    """Of each round, by the cell's run or by its ensemble."""
+    cell = planned.cell
+    return [_together([runs[name] for name in cell.ensemble or (cell.answer,)]) for runs in planned.rounds]
+
+
+def _together(runs: Sequence[Run]) -> Answers:
+    """The likeliest class by the run's scores, or by the sum of several runs' probabilities."""
+    kept = {str(run.folder): read_scores(run.folder / "scores/test.safetensors") for run in runs}
+    check_alike(kept)
+    (one, *others) = kept.values()
+    scores = ensemble([found.scores for found in kept.values()], [1.0] * len(kept)) if others else one.scores
+    return Answers(one.rows.numpy(), one.labels.numpy(), scores.argmax(1).numpy())
+
+
+def results(run: Run) -> dict[str, float]:
+    """What its test measured."""
+    return json.loads((run.folder / "results.json").read_text())
+
+
+def facts(run: Run) -> dict[str, str]:
+    """On what, where and by which command it was made."""
+    return run_facts(run.folder)
+
+
+def config(run: Run) -> dict[str, Any]:
+    """As it was resolved."""
+    return yaml.safe_load((run.folder / "config.yaml").read_text())
+
+
+def config_digest(run: Run) -> str:
+    """The first letters of its config's SHA-256."""
+    return hashlib.sha256((run.folder / "config.yaml").read_bytes()).hexdigest()[:12]
+
+
+class Cost(NamedTuple):
+    """What a run took in all its attempts; None where nobody told."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mib: float
+    gpu_mib: float | None
+    joules: float | None
+    attempts: int
+
+
+def cost(run: Run) -> Cost | None:
+    """What the run took; None for one that the table's command did not start."""
+    path = run.folder / "cost.jsonl"
+    if not path.is_file():
+        return None
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    energy = [line["joules"] for line in lines]
+    return Cost(
+        sum(line["seconds"] for line in lines),
+        sum(line["cpu_seconds"] for line in lines),
+        max(line["peak_mib"] for line in lines),
+        results(run).get("peak_gpu_mib"),
+        None if None in energy else sum(energy),
+        len(lines),
+    )
+
+
+def curves(run: Run, tags: Sequence[str]) -> dict[str, Curve]:
+    """The logged values of each tag that there is, by step; of a step that was done twice, the later one."""
+    events = EventAccumulator(str(run.folder), {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1})
+    events.Reload()
+    known = {*events.Tags()["scalars"]} & {*tags}
+    return {tag: {event.step: event.value for event in events.Scalars(tag)} for tag in tags if tag in known}

@@ -1,0 +1,118 @@
+"""The table of ablations as YAML: which cells it has, which runs each cell is made of, what the paper says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TOKENIZER = "stage1"
+"""The run whose tokenizer the other runs of its cell read."""
+_CELL = ("title", "runs", "rounds", "answer", "ensemble", "against", "quick", "paper", "source")
+_MATRIX = ("paper", "quick", "cells")
+_PAPER = ("title", "data", "llm", "poses")
+_QUICK = ("every", TOKENIZER, "rounds")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One line of the table.
+
+    Attributes:
+        runs: for each run its configs, the base first, as paths in ``configs/`` without ``.yaml``; what begins with
+            ``--`` is an argument of the command.
+        rounds: overlays with each of which all runs are made once (the draws of unseen classes); empty for one round.
+        answer: the run whose test answers for the cell.
+        ensemble: the runs whose scores together answer for it instead.
+        against: the cell it is compared with; None for none.
+        quick: the last overlays of its runs where they are to be quick.
+        paper: what the paper measured, top-1 in percent, and ``source``, where it says so.
+    """
+
+    name: str
+    title: str
+    runs: Mapping[str, tuple[str, ...]]
+    rounds: tuple[str, ...]
+    answer: str
+    ensemble: tuple[str, ...]
+    against: str | None
+    quick: tuple[str, ...]
+    paper: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All cells; ``paper`` says on what the paper measured, ``quick`` what makes the runs seconds long."""
+
+    cells: Mapping[str, Cell]
+    paper: Mapping[str, str]
+    quick: Mapping[str, Any]
+
+
+def read_matrix(path: Path, configs: Path) -> Matrix:
+    """Read and check a matrix, whose configs lie in ``configs``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it says something that cannot be; the sentence names file and key.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such matrix; configs/ablations.yaml is the shipped one")
+    try:
+        given = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+    _known(path, given, _MATRIX, "")
+    _known(path, given.get("paper", {}), _PAPER, "paper.")
+    quick = {"every": [], TOKENIZER: [], "rounds": None, **given.get("quick", {})}
+    _known(path, quick, _QUICK, "quick.")
+    cells = {name: _cell(path, name, about) for name, about in given.get("cells", {}).items()}
+    if not cells:
+        raise ValueError(f"{path}: cells is empty; it needs at least one cell with title and runs")
+    for cell in cells.values():
+        if cell.against is not None and cell.against not in cells:
+            raise ValueError(f"{path}: cells.{cell.name}.against names {cell.against!r}, which is no cell of it")
+    named = [one for cell in cells.values() for run in cell.runs.values() for one in run]
+    named += [one for cell in cells.values() for one in (*cell.rounds, *cell.quick)]
+    named += quick["every"] + quick[TOKENIZER]
+    for name in named:
+        if not name.startswith("--") and not (configs / f"{name}.yaml").is_file():
+            raise ValueError(f"{path}: there is no config {configs / name}.yaml; name one without .yaml")
+    return Matrix(cells, given.get("paper", {}), quick)
+
+
+def _cell(path: Path, name: str, about: Any) -> Cell:
+    _known(path, about, _CELL, f"cells.{name}.")
+    runs = {run: tuple(chosen) for run, chosen in (about.get("runs") or {}).items()}
+    if not runs or not all(runs.values()) or "title" not in about:
+        raise ValueError(f"{path}: cells.{name} needs a title and runs, each a list of configs")
+    answer, ensemble = about.get("answer", [*runs][-1]), tuple(about.get("ensemble", ()))
+    for run in (answer, *ensemble):
+        if run not in runs:
+            raise ValueError(f"{path}: cells.{name} answers by {run!r}, which is none of its runs {', '.join(runs)}")
+    paper = about.get("paper")
+    if paper is not None and not about.get("source"):
+        raise ValueError(f"{path}: cells.{name}.paper is {paper}; say in cells.{name}.source where it stands")
+    against = about.get("against", "full")
+    return Cell(
+        name,
+        about["title"],
+        runs,
+        tuple(about.get("rounds", ())),
+        answer,
+        ensemble,
+        None if against == name else against,
+        tuple(about.get("quick", ())),
+        None if paper is None else float(paper),
+        about.get("source", ""),
+    )
+
+
+def _known(path: Path, given: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(given, dict):
+        raise ValueError(f"{path}: {where.rstrip('.') or 'the file'} must be a mapping with keys of {', '.join(keys)}")
+    for key in given:
+        if key not in keys:
+            raise ValueError(f"{path}: unknown key {where}{key}; it may have {', '.join(keys)}")

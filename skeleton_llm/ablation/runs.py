@@ -1,0 +1,160 @@
+"""The runs of ``skeleton-llm fit`` that a matrix comes to: where each lies, by which command, what it waits for."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from skeleton_llm.ablation.matrix import TOKENIZER, Cell, Matrix
+from skeleton_llm.whole import write_whole
+
+_WITH_LLM = ("stage1", "stage2")  # bases whose model takes a language model
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a table share.
+
+    Attributes:
+        folder: where the runs lie. data: the overlay in ``configs/data``. shipped: the folder of the shipped configs.
+        overlays: further YAML files for every run. of_base: for the runs of one base (``stage1``) alone.
+        llm: the language model, where it is not the configs'. more: further arguments of every run.
+        quick: runs of seconds, which prove that everything works together and nothing else.
+    """
+
+    folder: Path
+    data: str
+    shipped: Path
+    overlays: tuple[str, ...] = ()
+    of_base: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    llm: str | None = None
+    more: tuple[str, ...] = ()
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: the arguments of ``skeleton-llm fit``, and the run whose tokenizer it reads."""
+
+    folder: Path
+    arguments: tuple[str, ...]
+    needs: "Run | None" = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether it was tested."""
+        return (self.folder / "results.json").is_file()
+
+    @property
+    def as_asked(self) -> bool:
+        """Whether it was finished by this command and with these YAML files."""
+        known = self.folder / "asked.json"
+        return known.is_file() and json.loads(known.read_text()) == self._asked()
+
+    def note(self) -> None:
+        """Keep by which command and YAML files it was finished."""
+        write_whole(self.folder / "asked.json", json.dumps(self._asked(), indent=1))
+
+    def _asked(self) -> dict[str, list[str]]:
+        files = [
+            Path(given) for key, given in zip(self.arguments, self.arguments[1:], strict=False) if key == "--config"
+        ]
+        return {
+            "arguments": list(self.arguments),
+            "configs": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files],
+        }
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell with one seed: for each of its rounds the runs by their names."""
+
+    cell: Cell
+    seed: int
+    rounds: tuple[dict[str, Run], ...]
+
+    @property
+    def name(self) -> str:
+        """As in the folder of runs."""
+        return f"{self.cell.name}/seed{self.seed}"
+
+    @property
+    def runs(self) -> list[Run]:
+        """All of them; some may lie in another cell's folder."""
+        return [run for runs in self.rounds for run in runs.values()]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all its runs are."""
+        return all(run.finished for run in self.runs)
+
+
+def plan(matrix: Matrix, seeds: Sequence[int], setting: Setting) -> list[Planned]:
+    """All cells with all seeds, seed by seed, so that whole tables come early.
+
+    Runs of equal configs and tokenizers are one run, which lies with the first cell that has it.
+    """
+    planned = []
+    for seed in seeds:
+        known: dict[tuple[str, ...], Run] = {}
+        for cell in matrix.cells.values():
+            overlays: list[str | None] = [*cell.rounds] or [None]
+            if setting.quick:
+                overlays = overlays[: matrix.quick["rounds"]]
+            rounds = []
+            for overlay in overlays:
+                made: dict[str, Run] = {}
+                place = setting.folder / cell.name / f"seed{seed}" / (Path(overlay).name if overlay else "")
+                for name, configs in cell.runs.items():
+                    own = [*configs, *([overlay] if overlay else []), *(cell.quick if setting.quick else ())]
+                    chosen = _overlays(matrix, setting, name, [one for one in own if not one.startswith("--")])
+                    extra = tuple(one for one in own if one.startswith("--"))
+                    tokenizer = None if name == TOKENIZER else made.get(TOKENIZER)
+                    key = (*chosen, *extra, str(tokenizer and tokenizer.folder))
+                    if key not in known:
+                        given = _arguments(setting, configs[0], chosen, place / name, tokenizer, seed)
+                        known[key] = Run(place / name, (*given, *extra, *setting.more), tokenizer)
+                    made[name] = known[key]
+                rounds.append(made)
+            planned.append(Planned(cell, seed, tuple(rounds)))
+    return planned
+
+
+def unique_runs(planned: Iterable[Planned]) -> list[Run]:
+    """Every run once, what others wait for before them."""
+    found: dict[Path, Run] = {}
+    for one in planned:
+        for run in one.runs:
+            for needed in (run.needs, run):
+                if needed is not None:
+                    found.setdefault(needed.folder, needed)
+    return list(found.values())
+
+
+def _overlays(matrix: Matrix, setting: Setting, name: str, configs: Sequence[str]) -> tuple[str, ...]:
+    """All configs as files: the base, the data's, the user's, then what makes the cell, which nothing overrules."""
+    base, *own = configs
+    quick = [*matrix.quick["every"], *(matrix.quick[TOKENIZER] if name == TOKENIZER else ())] if setting.quick else []
+    shipped = [setting.shipped / f"{one}.yaml" for one in (base, f"data/{setting.data}", *quick, *own)]
+    given = [Path(one) for one in (*setting.overlays, *setting.of_base.get(base, ()))]
+    return tuple(as_typed(path) for path in (*shipped[:2], *given, *shipped[2:]))
+
+
+def _arguments(
+    setting: Setting, base: str, configs: Sequence[str], folder: Path, tokenizer: Run | None, seed: int
+) -> tuple[str, ...]:
+    given = [part for path in configs for part in ("--config", path)]
+    given += ["--seed_everything", str(seed), "--data.init_args.seed", str(seed)]
+    if setting.llm is not None and base in _WITH_LLM:
+        given += ["--model.init_args.llm.name", setting.llm]
+    if tokenizer is not None:
+        given += ["--model.init_args.tokenizer", as_typed(tokenizer.folder / "tokenizer")]
+    return (*given, "--trainer.default_root_dir", as_typed(folder), "--trainer.enable_progress_bar", "false")
+
+
+def as_typed(path: Path) -> str:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return os.path.relpath(path, here) if path.is_absolute() and path.is_relative_to(here) else str(path)

@@ -1,0 +1,83 @@
+"""What the runs of a table stand on: data, language model, machines, revisions."""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from skeleton_llm.ablation.findings import Finding, config, facts
+from skeleton_llm.ablation.runs import Run
+from skeleton_llm.language import LanguageModel
+from skeleton_llm.skeletons import PreparedDataset, find_layout, find_protocol
+from skeleton_llm.skeletons.proof import seen_in_training
+
+_FACTS = ("revision", "data", "machine", "versions")
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Facts that every run shares, or a sentence on where they differ.
+
+    Attributes:
+        data, llm, poses: in words, as the report shows them beside the paper's.
+        repeated: rows of test clips whose joints are those of a training clip; None where the dataset is not here.
+        shared: revision, data hash, machine and versions of all runs, each distinct one.
+    """
+
+    data: str
+    llm: str
+    poses: str
+    repeated: np.ndarray | None
+    shared: dict[str, list[str]]
+
+    @classmethod
+    def look(cls, found: dict[str, Finding]) -> "Surroundings":
+        """At the runs of all finished cells."""
+        runs = list(finished_runs(found.values()))
+        known = [facts(run) for run in runs]
+        shared = {name: list(dict.fromkeys(one.get(name, "unknown") for one in known)) for name in _FACTS}
+        given = config(runs[0])["data"]["init_args"]
+        folder, protocol = Path(given["folder"]), given["protocol"]
+        try:
+            data = PreparedDataset.open(folder)
+            train, test = find_protocol(protocol, data.info["name"]).split(data.table)
+        except (OSError, ValueError):
+            about = f"{known[0].get('dataset', folder.name)}, {protocol} (the prepared dataset is not here any more)"
+            return cls(about, _language_model(runs), "not known here", None, shared)
+        layout = find_layout(data.info["layout"])
+        about = f"{data.info['name']}, {protocol}: {len(train):,} training and {len(test):,} test clips"
+        poses = f"{'2D' if layout.planar else '3D'}, {layout.num_joints} joints ({data.info['layout']})"
+        return cls(about, _language_model(runs), poses, seen_in_training(data.digests, train, test), shared)
+
+
+def finished_runs(found: Iterable[Finding]) -> Iterable[Run]:
+    """Every run of the finished cells once."""
+    seen: dict[Path, Run] = {}
+    for finding in found:
+        for planned in finding.planned.values():
+            for run in planned.runs:
+                seen.setdefault(run.folder, run)
+    return seen.values()
+
+
+def class_names(finding: Finding) -> list[str]:
+    """As its test wrote them."""
+    planned = next(iter(finding.planned.values()))
+    with (planned.rounds[0][finding.cell.answer].folder / "test_per_class.csv").open(encoding="utf-8") as file:
+        return [row["name"] for row in csv.DictReader(file)]
+
+
+def _language_model(runs: Iterable[Run]) -> str:
+    """Name and size of the first that is trained; a table has one."""
+    for run in runs:
+        llm: dict[str, Any] = config(run)["model"]["init_args"].get("llm") or {}
+        if "name" in llm and not llm.get("untrained"):
+            try:
+                outline = LanguageModel(llm["name"], llm.get("revision")).outline()
+            except (OSError, ValueError):
+                return f"{llm['name']} (not here any more)"
+            return f"{llm['name']}, {sum(weight.numel() for weight in outline.parameters()):,} weights"
+    return "none"

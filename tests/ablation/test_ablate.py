@@ -1,0 +1,283 @@
+"""The command from its matrix to its report, with a command that stands in for ``skeleton-llm fit``."""
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+import skeleton_llm.cli.ablate
+from finished_runs import NAMES, write_curves, write_facts
+from skeleton_llm.ablation import Crew, read_matrix
+from skeleton_llm.cli.main import configs, main
+from skeleton_llm.metrics import bootstrap_interval
+from skeleton_llm.skeletons import write_dataset
+from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
+
+MATRIX = {
+    "paper": {"title": "A Paper", "data": "their clips", "llm": "their model", "poses": "their poses"},
+    "quick": {"every": ["ablation/tiny"], "stage1": [], "rounds": 1},
+    "cells": {
+        "full": {
+            "title": "all parts",
+            "runs": {"stage1": ["stage1"], "stage2": ["stage2"]},
+            "paper": 91.5,
+            "source": "Table 1",
+        },
+        "flat": {
+            "title": "flat codebook",
+            "runs": {"stage1": ["stage1", "ablation/euclidean"], "stage2": ["stage2", "ablation/no_noise"]},
+            "paper": 89.7,
+            "source": "Table 7",
+        },
+        "whole": {"title": "all weights", "runs": {"stage1": ["stage1"], "stage2": ["stage2", "ablation/full_tuning"]}},
+        "unseen": {
+            "title": "unseen classes",
+            "runs": {"stage1": ["stage1"], "stage2": ["stage2"]},
+            "rounds": ["unseen/draw0", "unseen/draw1"],
+            "against": None,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def repeating(tmp_path_factory) -> Path:
+    """40 test clips from row 100 on, two of which have the joints of training clips."""
+    folder = tmp_path_factory.mktemp("data") / "repeating"
+    clips = list(synthetic_clips(subjects=4))
+    train = [clip for clip in clips if clip.subject != 3][:100]
+    test = [clip for clip in clips if clip.subject == 3][:40]
+    test[3], test[17] = (replace(test[at], joints=train[at].joints) for at in (3, 17))
+    about = {"name": "synthetic", "layout": "ntu25", "class_names": CLASS_NAMES, "num_persons": 2}
+    write_dataset(folder, [*train, *test], source="synthetic", **about)
+    return folder
+
+
+@pytest.fixture
+def ablate(monkeypatch, tmp_path, repeating, capsys):
+    """The command in an empty folder; gives the exit code, what it said, and the lines on the error channel."""
+    command = [sys.executable, str(Path(__file__).parents[1] / "finished_runs.py")]
+    monkeypatch.setattr(skeleton_llm.cli.ablate, "Crew", partial(Crew, command=command))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(MATRIX, sort_keys=False))
+
+    def run(*more: str) -> tuple[int, str, str]:
+        given = ["--data", "synthetic", "--matrix", "matrix.yaml", "--jobs", "2", *more]
+        code = main(["ablate", *given, "--data.init_args.folder", str(repeating)])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def report() -> str:
+    return Path("runs/ablations/synthetic/report.md").read_text()
+
+
+def row(text: str, start: str) -> list[str]:
+    """The cells of the first line of a table that starts so."""
+    (line, *_) = [line for line in text.splitlines() if line.startswith(f"| {start}")]
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_the_table_is_run_once_and_grows_with_seeds(ablate):
+    code, said, _ = ablate("--seeds", "2", "--cells", "full", "whole")
+    assert code == 0
+    assert "0 of 6 runs are finished; 2 side by side" in said
+    assert said.count("begins") == said.count("finished in") == 6
+    assert row(report(), "`full`")[1] == "0, 1"
+    code, said, _ = ablate("--seeds", "2", "--cells", "full", "whole", "--no-report")
+    assert (code, said.count("begins")) == (0, 0)
+    assert "6 of 6 runs are finished" in said
+    code, said, _ = ablate("--seeds", "3", "--cells", "full", "flat", "--no-report")
+    assert (code, said.count("begins")) == (0, 2 + 3 * 2)
+    assert row(report(), "`full`")[1] == "0, 1"
+    assert ablate("--report-only")[0] == 0
+    assert row(report(), "`full`")[1] == "0, 1, 2"
+
+
+def test_the_reports_numbers_are_those_of_the_clips(ablate):
+    ablate("--seeds", "3", "--cells", "full", "flat")
+    text = report()
+    home = Path("runs/ablations/synthetic")
+    right = {}
+    for cell in ("full", "flat"):
+        kept = [load_file(home / f"{cell}/seed{seed}/stage2/scores/test.safetensors") for seed in range(3)]
+        right[cell] = np.stack([one["scores"].argmax(1) == one["labels"] for one in kept]).astype(float)
+    full, flat = right["full"], right["flat"]
+    main_row = row(text, "`flat`: flat codebook")
+    shown = int(1000 * flat.mean() + 1e-6) / 10
+    assert main_row[2] == f"{shown:.1f}"
+    assert float(main_row[3]) == pytest.approx(100 * flat.mean(1).std(ddof=1), abs=0.1)
+    difference = flat - full
+    assert main_row[6] == f"{100 * difference.mean():+.2f}"
+    interval = bootstrap_interval([difference], seeds=True, clips=True)
+    low, high = map(float, main_row[7].split(" to "))
+    assert (low, high) == pytest.approx((100 * interval.low, 100 * interval.high), abs=0.011)
+    assert main_row[8:10] == ["89.7 (Table 7)", "-1.80"]
+    resolved = interval.low > 0 or interval.high < 0
+    assert resolved != main_row[10].startswith("not resolved")
+    assert (difference.mean() < 0) == (main_row[10] in ("as in the paper", "not resolved, the paper's sign"))
+    kept = np.delete(flat, [3, 17], axis=1)
+    assert "2 test clips have, bit for bit, the joints of a training clip" in text
+    assert row(text, "`flat` | ")[2] == f"{int(1000 * kept.mean() + 1e-6) / 10:.1f}"
+
+
+def test_the_report_names_what_differs_what_it_cost_and_how_it_was_made(ablate):
+    ablate("--seeds", "1")
+    text, page = report(), Path("runs/ablations/synthetic/report.html").read_text()
+    assert "| data | their clips | synthetic, synthetic_xsub: 100 training and 40 test clips |" in text
+    assert "| language model | their model | built-in, 1,311,872 weights |" in text
+    assert "| poses | their poses | 3D, 25 joints (ntu25) |" in text
+    assert row(text, "`full` | 12.3") == ["`full`", "12.3", "99", "120", "0.031"]
+    assert row(text, "`full` | stage1 | 1")[2] == "1"
+    assert row(text, "`unseen` | stage1 | 2")[2] == "2"  # two rounds
+    assert f"{NAMES[0]} -> {NAMES[1]}: " in text
+    assert "skeleton-llm ablate --data synthetic --folder runs/ablations/synthetic --seeds 1 --cells whole" in text
+    assert "revision: abc1234" in text
+    assert "data: 5f5f" in text
+    assert "skeleton-llm fit --config a.yaml" in text
+    assert "Quick runs" not in text
+    for figure in ("differences", "tokenizer_curves", "answer_curves", "confusion"):
+        assert f"figures/{figure}.svg" in text
+        assert Path(f"runs/ablations/synthetic/figures/{figure}.svg").read_text().startswith("<svg")
+    assert page.count("data:image/svg+xml;base64,") == 4
+    assert not re.search(r'(src|href)="(?!data:)', page)
+
+
+def test_only_what_is_finished_is_reported_and_the_rest_is_named(ablate):
+    code, said, _ = ablate("--seeds", "2", "--cells", "full", "flat", "--fail", "flat/seed1")
+    assert code == 1
+    assert "failed: runs/ablations/synthetic/flat/seed1/stage1: ended with exit code 2: error: told to fail" in said
+    assert "flat/seed1/stage2: not begun, since runs/ablations/synthetic/flat/seed1/stage1 failed" in said
+    text = report()
+    assert (row(text, "`full`: ")[1], row(text, "`flat`: ")[1]) == ("0, 1", "0")
+    assert row(text, "`flat/seed1`")[1].startswith("`runs/ablations/synthetic/flat/seed1/stage1`")
+    assert "`whole`: " not in text
+    assert row(text, "`unseen/seed0`")
+    before = sorted(Path("runs").rglob("*"))
+    code, said, _ = ablate("--seeds", "2", "--report-only", "--fail", "flat/seed1")
+    assert (code, said.splitlines()) == (0, [f"runs/ablations/synthetic/report.{kind}" for kind in ("md", "html")])
+    assert sorted(Path("runs").rglob("*")) == before
+    assert report() == text
+
+
+def test_an_empty_table_has_a_report_too(ablate):
+    assert ablate("--report-only")[0] == 0
+    assert "No cell is finished yet." in report()
+    assert "`full/seed0`" in report()
+
+
+def test_runs_of_other_revisions_are_told(ablate, repeating):
+    ablate("--cells", "full")
+    assert "compare with care" not in report()
+    stage2 = Path("runs/ablations/synthetic/full/seed0/stage2")
+    write_facts(stage2, repeating, json.loads((stage2 / "results.json").read_text()), revision="def5678")
+    ablate("--report-only")
+    assert "`abc1234`, `def5678`" in report()
+    assert "**Runs differ in Git revision; compare with care.**" in report()
+
+
+def test_steps_that_were_done_twice_count_once(ablate):
+    from skeleton_llm.ablation.findings import curves
+    from skeleton_llm.ablation.runs import Run
+
+    ablate("--cells", "full")
+    run = Run(Path("runs/ablations/synthetic/full/seed0/stage1"), ())
+    time.sleep(1.1)  # event files are read in the order of their seconds
+    write_curves(run.folder, {"train/loss": {5: 7.0, 10: 0.5}})
+    assert curves(run, ["train/loss", "none"]) == {"train/loss": {0: 2.0, 5: 7.0, 10: 0.5}}
+
+
+def test_quick_runs_lie_apart_and_say_what_they_are(ablate):
+    assert ablate("--quick", "--cells", "unseen")[0] == 0
+    text = Path("runs/ablations/synthetic-quick/report.md").read_text()
+    assert "**Quick runs of a few steps on a part of the clips.**" in text
+    assert not Path("runs/ablations/synthetic-quick/unseen/seed0/draw1").exists()
+    assert "--quick --seeds 1 --cells unseen" in text
+
+
+def test_a_plan_starts_nothing(ablate):
+    code, said, _ = ablate("--plan", "--seeds", "2", "--only", "whole/seed1", "unseen/seed0")
+    assert code == 0
+    assert said.splitlines() == [
+        "to run    runs/ablations/synthetic/unseen/seed0/draw0/stage1",
+        "to run    runs/ablations/synthetic/unseen/seed0/draw0/stage2",
+        "to run    runs/ablations/synthetic/unseen/seed0/draw1/stage1",
+        "to run    runs/ablations/synthetic/unseen/seed0/draw1/stage2",
+        "to run    runs/ablations/synthetic/full/seed1/stage1",
+        "to run    runs/ablations/synthetic/whole/seed1/stage2",
+        "2 cells with their seeds, 6 runs, 0 of them finished",
+    ]
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--cells", "fool"], "--cells fool: the matrix has full, flat, whole, unseen"),
+        (["--only", "full/seed7"], "--only full/seed7: there are full/seed0, flat/seed0"),
+        (["--seeds", "0"], "--seeds is how many seeds there are, at least 1, got 0"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--matrix", "none.yaml"], "none.yaml: no such matrix; configs/ablations.yaml is the shipped one"),
+        (["--config", "none.yaml"], "--config none.yaml: no such file"),
+        (["--data", "mnist"], "--data mnist: there is no such overlay in"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(ablate, more, said):
+    code, _, error = ablate(*more)
+    assert code == 2
+    assert error.startswith(f"error: {said}")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "more"),
+    [(signal.SIGINT, 130, []), (signal.SIGUSR1, 85, ["--no-report"]), (signal.SIGTERM, 85, ["--no-report"])],
+)
+def test_a_signal_ends_the_command_with_the_report_of_what_is_finished(ablate, number, code, more):
+    def stop():
+        while not Path("runs/ablations/synthetic/full/seed0/stage1/results.json").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    left, _, error = ablate("--seeds", "2", *more)
+    thread.join()
+    assert left == code
+    assert error == "stopped; the same command goes on\n"
+    assert more or "`full/seed1`" in report()
+
+
+def test_gpus_are_taken_where_the_configs_ask_for_them(ablate, monkeypatch):
+    monkeypatch.setattr(skeleton_llm.cli.ablate, "visible_gpus", lambda: ["0", "1", "2"])
+    slots = []
+    monkeypatch.setattr(skeleton_llm.cli.ablate, "divide", lambda gpus, jobs: slots.append((gpus, jobs)) or [])
+    monkeypatch.setattr(Crew, "work", lambda self, runs: None)
+    overlay = ["--config", str(configs() / "hardware/a100.yaml")]
+    for more in ([], overlay, ["--trainer.accelerator", "gpu"], [*overlay, "--trainer.accelerator=cpu"]):
+        ablate(*more)
+    assert slots == [([], 2), (["0", "1", "2"], 2), (["0", "1", "2"], 2), ([], 2)]
+
+
+def test_the_shipped_matrix_is_sound_and_names_the_papers_numbers():
+    matrix = read_matrix(configs() / "ablations.yaml", configs())
+    paper = {name: cell.paper for name, cell in matrix.cells.items() if cell.paper is not None}
+    assert paper["full"] == 91.5  # LLM-AR, NTU RGB+D 120 X-Set
+    wanted = {"no_zipf": 89.9, "no_context": 89.8, "no_mmd": 90.3, "no_biases": 87.6, "euclidean": 89.7}
+    wanted |= {"continuous": 83.4, "full_tuning": 79.6, "unseen": 62.4, "unseen_full_tuning": 37.7}
+    assert wanted.items() <= paper.items()
+    assert {"frozen", "untrained_llm"} <= matrix.cells.keys()
+    assert len(matrix.cells["unseen"].rounds) == len(matrix.cells["unseen_full_tuning"].rounds) == 5
