@@ -40,7 +40,7 @@ from skeleton_llm.losses import codebook_losses, context_loss, zipf_loss, zipf_t
 from skeleton_llm.networks import VQVAE, ActionTokenizer, VQVAEConfig
 from skeleton_llm.skeletons import Augmentation, Preprocess
 
-PAPER = VQVAEConfig(width=512, depth=3, num_codes=512, tokens_per_step=1, streams=["joint"], root_weight=1.0)
+PAPER = VQVAEConfig(width=512, depth=3, num_codes=512, tokens_per_step=1, streams=("joint",), root_weight=1.0)
 WIDTH, FRAMES, ACCUMULATED = 5120, 64, 2  # of LLaMA 13B
 CASES = ("vqvae", "lora", "full")
 _BYTES = {"float": 4, "long int": 8, "unsigned char": 1, "bool": 1, "double": 8, "int": 4}
