@@ -3,6 +3,7 @@
 import atexit
 import multiprocessing
 import multiprocessing.util
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -218,9 +219,11 @@ def _left_to_the_run(worker: int) -> None:
 
 def _end_workers() -> None:
     """Of a loader that an exception keeps alive to the end: Python would ask them by a signal and wait for ever."""
-    for process in multiprocessing.active_children():
-        if process.daemon:
-            process.kill()
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise an error for each
+    for process in workers:
+        process.kill()
 
 
 atexit.register(_end_workers)  # behind multiprocessing's own, and so called before it

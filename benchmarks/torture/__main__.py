@@ -1,6 +1,7 @@
 """python -m benchmarks.torture 100 --seed 0      (about a quarter of a minute a round)."""
 
 import argparse
+import json
 import shutil
 import sys
 import tempfile
@@ -79,12 +80,15 @@ class Torture:
                     break
             self._finish(variant, folder, wrong)
             wrong += differences(reference.folder, folder) if not wrong else []
+            state = json.loads((folder / "progress.json").read_text())
+            if (state["state"], state["step"]) != ("finished", runs.STEPS):
+                wrong.append(f"progress.json tells {state}")
             wrong += [f"{path} was left behind" for path in folder.rglob(".*.tmp")]
             if wrong:
                 shutil.copytree(disk, self.bench.base / f"kept_{number}", symlinks=True)
         self.tally.identical += not wrong
         self.tally.complaints += [f"round {number} ({variant}): {line}" for line in wrong]
-        print(f"round {number}, {variant}: {'; '.join(told)}: {'as untouched' if not wrong else wrong}", flush=True)
+        print(f"round {number}, {variant}: {'; '.join(told)}: {wrong or 'as untouched'}", flush=True)
 
     def _meet(self, variant: Variant, folder: Path, interruption: Interruption, wrong: list[str]) -> Ended:
         before = newest_step(folder)

@@ -90,4 +90,4 @@ def _unlike(one: Any, other: Any, where: str = "") -> list[str]:
             one.dtype == other.dtype and one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
         )
         return [] if same else [f"{where} has other numbers"]
-    return [] if one == other or (one != one and other != other) else [f"{where} is {one!r:.200} and {other!r:.200}"]
+    return [] if repr(one) == repr(other) else [f"{where} is {one!r:.200} and {other!r:.200}"]

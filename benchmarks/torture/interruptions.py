@@ -11,7 +11,7 @@ from random import Random
 
 from benchmarks.torture.jobs import Blow, Ended
 from benchmarks.torture.runs import STEPS, Variant
-from benchmarks.torture.traps import Trap
+from benchmarks.torture.traps import Act, Moment, Trap
 
 ASKED = (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 PREEMPTED = 85
@@ -72,7 +72,7 @@ def draw(rng: Random, variant: Variant, reference: Reference, done: int) -> Inte
     return kind(rng, variant, reference, left)
 
 
-def _moment(rng: Random, reference: Reference, moment: str, left: float) -> int:
+def _moment(rng: Random, reference: Reference, moment: Moment, left: float) -> int:
     """Any moment from the start on; a run that goes on has fewer before it."""
     return rng.randint(1, max(1, round(reference.counts[moment] * (0.15 + 0.85 * left))))
 
@@ -90,7 +90,8 @@ def _killed_writing(rng: Random, variant: Variant, reference: Reference, left: f
 
 
 def _killed_renaming(rng: Random, variant: Variant, reference: Reference, left: float) -> Interruption:
-    moment = rng.choice(("rename", "renamed"))
+    moments: tuple[Moment, ...] = ("rename", "renamed")
+    moment = rng.choice(moments)
     trap = Trap(moment, _moment(rng, reference, moment, left), "kill")
     kind = f"killed {'before' if moment == 'rename' else 'after'} a rename"
     return Interruption(kind, {0: [trap]}, all_die=rng.random() < 0.7)
@@ -103,7 +104,8 @@ def _killed_worker(rng: Random, variant: Variant, reference: Reference, left: fl
 
 def _signalled(rng: Random, variant: Variant, reference: Reference, left: float) -> Interruption:
     ranks = rng.choice(([rng.randrange(variant.ranks)], [*range(variant.ranks)]))
-    act = rng.choice(("signal", "signal all"))
+    acts: tuple[Act, ...] = ("signal", "signal all")
+    act = rng.choice(acts)
     number, first = rng.choice(ASKED), _moment(rng, reference, "action", left)
     traps = {rank: [Trap("action", first + rng.choice((0, rng.randrange(400))), act, number)] for rank in ranks}
     repeated = rng.random() < 0.4

@@ -6,13 +6,20 @@ from random import Random
 
 import yaml
 
+from skeleton_llm.skeletons import write_dataset
+from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
+
 ROOT = Path(__file__).parents[2]
 _DRAWINGS = ("CodeMeaning", "CodebookMap", "TokenSheets", "Reconstructions", "AnswerReport")
 """Half of a small run's time, and nothing of them is in a checkpoint."""
 STEPS, EVERY = 6, 2
-STATEFUL = ("--model.init_args.network.codebook", "ema", "--model.init_args.revive_every", "2")
-STATEFUL += ("--model.init_args.zipf_momentum", "0.8", "--data.init_args.preprocess.length", "window")
-EIGHT_BITS = ("--model.init_args.tuning.mode", "qlora", "--model.init_args.optimization.optimizer", "adamw_8bit")
+STATEFUL = (
+    "--model.init_args.network.codebook=ema",
+    "--model.init_args.revive_every=2",
+    "--model.init_args.zipf_momentum=0.8",
+    "--data.init_args.preprocess.length=window",
+)
+EIGHT_BITS = ("--model.init_args.tuning.mode=qlora", "--model.init_args.optimization.optimizer=adamw_8bit")
 
 
 @dataclass(frozen=True)
@@ -66,9 +73,6 @@ def draw(rng: Random) -> Variant:
 
 def prepare(folder: Path) -> None:
     """The dataset and the configs that all runs share."""
-    from skeleton_llm.skeletons import write_dataset
-    from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
-
     write_dataset(
         folder / "data",
         synthetic_clips(subjects=4, replications=1),

@@ -33,7 +33,7 @@ def serve() -> None:
     """Fork until the input ends; only in children it returns, with their arguments in ``sys.argv``."""
     for name in _IMPORTED:
         import_module(name)
-    threads = len(os.listdir("/proc/self/task"))
+    threads = len([*Path("/proc/self/task").iterdir()])
     assert threads == 1, f"{threads} threads would be lost in every child"
     _tell({"ready": os.getpid()})
     rest = b""
