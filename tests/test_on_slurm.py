@@ -89,6 +89,46 @@ def test_a_failed_stage_is_not_started_again_and_the_next_one_never(slurm, submi
     assert not (two / f"logs/{second}.log").exists()
 
 
+def test_a_table_is_two_arrays_whose_tasks_end_each_in_its_own_way(
+    slurm, submit, small_data, tmp_path, monkeypatch, capsys
+):
+    """One tokenizer is asked to leave once, the other fails; what reads them begins when both have ended."""
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "stand_in"
+    program.write_text(
+        """#!/bin/bash
+echo "start ${SLURM_RESTART_COUNT:-0}"
+until [ -e go ]; do sleep 0.1; done
+case $* in
+  *default_root_dir\\ */no_zipf/seed0/stage1*) exit 2 ;;
+  *default_root_dir\\ */full/seed0/stage1*) [ "${SLURM_RESTART_COUNT:-0}" = 0 ] && exit 85 ;;
+esac
+exit 0
+"""
+    )
+    program.chmod(0o755)
+    table = ["ablate", "--data", "synthetic", "--cells", "full", "no_zipf", "--folder", "table", "--slurm"]
+    table += ["--data.init_args.folder", str(small_data), "--slurm.python", str(program), "--slurm.cpus_per_task", "1"]
+    assert main(table) == 0
+    first, second = (
+        line.split()[1].rstrip(":") for line in capsys.readouterr().err.splitlines() if line.startswith("job")
+    )
+    assert main(table) == 0
+    assert capsys.readouterr().err == "0 of 5 runs are finished, 5 in SLURM's queue\n"  # nothing is submitted twice
+    Path("go").touch()
+    ends = [slurm.wait(f"{second}_{task}", *ENDED, seconds=90) for task in range(3)]
+    begun = [slurm.facts(f"{first}_{task}") for task in range(2)]
+    assert [(facts["JobState"], facts["Restarts"]) for facts in begun] == [("COMPLETED", "1"), ("FAILED", "0")]
+    assert {facts["JobState"] for facts in ends} == {"COMPLETED"}
+    assert max(facts["EndTime"] for facts in begun) <= min(facts["StartTime"] for facts in ends)
+    logs = tmp_path / "table/full/seed0/stage1/logs"
+    own = (logs / "submitted.txt").read_text().split()
+    assert own[0] == f"{first}_0"
+    assert (logs / f"{own[-1]}.1.log").read_text() == "start 1\n"
+    journal = (tmp_path / f"table/logs/{first}_0.log").read_text()
+    assert journal.index("exit code 85 at step 0: to be started again") < journal.index("start 1: ended well")
+
+
 def test_a_job_of_another_size_is_refused_before_anything_is_loaded(slurm, submit, small_data, tmp_path):
     run = tmp_path / "runs/a/stage1"
     job = submit(*stage1_arguments(small_data, run)[1:], *TWO_BY_TWO, "--slurm.options", "[--ntasks-per-node=1]")

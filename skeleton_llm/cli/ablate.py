@@ -4,12 +4,13 @@ import argparse
 import re
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
-from skeleton_llm.ablation import Crew, Planned, Setting, divide, plan, read_matrix, unique_runs
+from skeleton_llm.ablation import Crew, Planned, Run, Setting, divide, plan, read_matrix, unique_runs
 from skeleton_llm.ablation.gpus import visible_gpus
 from skeleton_llm.ablation.matrix import Matrix
 from skeleton_llm.ablation.runs import as_typed
@@ -39,6 +40,13 @@ def _parser() -> argparse.ArgumentParser:
             f"--{base}", action="append", default=[], metavar="YAML", help=f"a config of {base}'s runs alone"
         )
     parser.add_argument("--llm", help="the language model of both stages: a folder or a hub id")
+    parser.add_argument(
+        "--slurm",
+        action="store_true",
+        help="submit the runs as SLURM array jobs, at most --jobs of them at a time; what SLURM is"
+        " told stands in the section slurm of the YAML (docs/cluster.md)",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --slurm: print the scripts and submit nothing")
     parser.add_argument("--plan", action="store_true", help="print which runs there are, and start none")
     parser.add_argument("--no-report", action="store_true", help="run only; another command reports")
     parser.add_argument(
@@ -67,6 +75,8 @@ def _ablate(arguments: argparse.Namespace, more: tuple[str, ...]) -> int:
     if arguments.plan:
         print(_shown(planned))
         return 0
+    if arguments.slurm:
+        return _submit(unique_runs(planned), setting, at_once=arguments.jobs, dry_run=arguments.dry_run)
     crew = Crew([], print)
     if not arguments.report_only:
         gpus = visible_gpus() if _asks_for_gpu(setting) else []
@@ -118,6 +128,30 @@ def _chosen(arguments: argparse.Namespace, matrix: Matrix, planned: list[Planned
         if name not in {one.name for one in planned}:
             raise ValueError(f"--only {name}: there are {', '.join(one.name for one in planned)}")
     return [one for one in planned if one.name in arguments.only] if arguments.only else planned
+
+
+def _submit(runs: list[Run], setting: Setting, *, at_once: int | None, dry_run: bool) -> int:
+    """Two arrays: runs that read no tokenizer, or one that is there; then those that read one of the first."""
+    from skeleton_llm.cli.runs import ask_queue, standing
+    from skeleton_llm.cli.slurm import submit_array  # reads configs, which takes torch and Lightning
+
+    queue = ask_queue()
+    queued = {run.folder for run in runs if queue and standing(run.folder, queue, time.time()).job in queue}
+    waiting = [run for run in runs if not run.finished and run.folder not in queued]
+    first = [run for run in waiting if run.needs is None or run.needs.finished]
+    ahead = [run for run in waiting if run not in first]
+    busy = len(runs) - len(waiting) - sum(run.finished for run in runs)
+    print(
+        f"{sum(run.finished for run in runs)} of {len(runs)} runs are finished, {busy} in SLURM's queue",
+        file=sys.stderr,
+    )
+    job: str | None = None
+    for wave in (first, ahead):
+        if wave:
+            given = [(run.folder, run.arguments) for run in wave]
+            job = submit_array(given, setting.folder, after=job, at_once=at_once, dry_run=dry_run)
+            print(f"job {job}: {len(wave)} runs; skeleton-llm runs {setting.folder} shows them", file=sys.stderr)
+    return 0
 
 
 def _shown(planned: list[Planned]) -> str:

@@ -75,14 +75,22 @@ def find_runs(folder: Path) -> Iterator[Path]:
 
 
 def ask_queue() -> dict[str, Queued] | None:
-    """My jobs that SLURM still knows as waiting or running, by id; None where there is no SLURM or no answer."""
-    asked = ["squeue", "--noheader", f"--user={getpass.getuser()}", "--format=%i|%T|%r"]
+    """My jobs that SLURM still knows as waiting or running, by id; None where there is no SLURM or no answer.
+
+    A task of an array job stands there as ARRAY_TASK, and once it works by the number of its own too.
+    """
+    asked = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%A|%T|%r"]
     try:
         answer = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    jobs = (line.split("|", 2) for line in answer.stdout.splitlines())
-    return {job.strip(): Queued(state, reason) for job, state, reason in jobs}
+    found = {}
+    for line in answer.stdout.splitlines():
+        name, number, state, reason = line.strip().split("|", 3)
+        found[name] = Queued(state, reason)
+        if state != "PENDING" or number != name.partition("_")[0]:  # tasks that never began share their array's
+            found[number] = found[name]
+    return found
 
 
 def standing(folder: Path, queue: Mapping[str, Queued] | None, now: float) -> Standing:
@@ -147,12 +155,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def newest_job(folder: Path) -> str | None:
-    """The job that works on the run, or did last: ids count upwards."""
+    """The job that works on the run, or did last: ids count upwards, and a task's own is not below its array's."""
     job = read_record(folder).get("job")
     known = [job] if job else []
     if (folder / SUBMITTED).is_file():
         known += (folder / SUBMITTED).read_text().split()
-    return max(known, key=lambda job: (len(job), job), default=None)
+    return max(known, key=lambda job: (int(job.partition("_")[0]), "_" not in job), default=None)
 
 
 def _seconds_left(record: Mapping[str, Any], now: float) -> float | None:

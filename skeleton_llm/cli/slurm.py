@@ -14,7 +14,7 @@ from skeleton_llm.cli.fit import SkeletonCLI, open_run, sentence
 from skeleton_llm.cli.results import summary
 from skeleton_llm.cli.resume import refuse_another, same_run
 from skeleton_llm.cli.runs import SUBMITTED, newest_job
-from skeleton_llm.cli.slurm_job import SlurmJob, find_shape, render
+from skeleton_llm.cli.slurm_job import SlurmJob, find_shape, render, render_array
 from skeleton_llm.language.loading import LanguageModel
 from skeleton_llm.skeletons import PreparedDataset
 
@@ -62,7 +62,9 @@ def slurm(argv: Sequence[str]) -> int:
         if arguments.dry_run:
             print(script, end="")
         else:
-            _tell(read.folder, submit(script, read.folder))
+            job_id = submit(script, read.folder)
+            note_job(read.folder, job_id)
+            _tell(read.folder, job_id)
     except argparse.ArgumentError as error:
         print(f"config error: {sentence(error)}", file=sys.stderr)
         return 2
@@ -70,6 +72,44 @@ def slurm(argv: Sequence[str]) -> int:
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def submit_array(
+    runs: Sequence[tuple[Path, Sequence[str]]],
+    folder: Path,
+    *,
+    after: str | None = None,
+    at_once: int | None = None,
+    dry_run: bool = False,
+) -> str:
+    """Submit, or with ``dry_run`` print, one array job whose tasks are runs of one size; its id.
+
+    Args:
+        runs: the folder of each, and its arguments of ``fit``; the first one's config says what SLURM is told.
+        folder: what the tasks' journals go into.
+        after: the job or array that must have ended before.
+        at_once: how many tasks may work at a time.
+        dry_run: print the script and submit nothing.
+
+    Raises:
+        ValueError: the config is wrong, or SLURM refuses the job.
+        FileNotFoundError: what the runs would read is missing, or this is no machine of a cluster.
+    """
+    try:
+        read = open_run(_Read, "fit", [*runs[0][1]])
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{runs[0][0]}: {sentence(error)}") from error
+    config = read.config["fit"]
+    _refuse_missing(config, chained=True)
+    job, shape = SlurmJob(**config["slurm"].as_dict()), find_shape(config["trainer"])
+    script = render_array(job, shape, folder, runs, after=after, at_once=at_once)
+    if dry_run:
+        print(script, end="")
+        return f"JOB_OF_{runs[0][0]}"
+    name = submit(script, folder)
+    for task, (run, _) in enumerate(runs):
+        note_job(run, f"{name}_{task}")
+    return name
 
 
 def _find_job(after: str | None, *, dry_run: bool) -> str | None:
@@ -105,7 +145,7 @@ def _refuse_missing(config: Any, *, chained: bool) -> None:
 
 
 def submit(script: str, folder: Path) -> str:
-    """Hand a script to ``sbatch``; the job's id.
+    """Hand a script to ``sbatch``, whose logs go into ``folder``; the job's id.
 
     Raises:
         FileNotFoundError: this is no machine of a cluster.
@@ -124,10 +164,14 @@ def submit(script: str, folder: Path) -> str:
         ) from error
     if done.returncode:
         raise ValueError(f"SLURM refuses the job: {done.stderr.strip()}")
-    job = done.stdout.strip().split(";")[0]  # a federation adds the cluster's name
+    return done.stdout.strip().split(";")[0]  # a federation adds the cluster's name
+
+
+def note_job(folder: Path, job: str) -> None:
+    """Keep in a run's folder which job is to work on it."""
+    (folder / SUBMITTED).parent.mkdir(parents=True, exist_ok=True)
     with (folder / SUBMITTED).open("a") as file:
         file.write(f"{job}\n")
-    return job
 
 
 def _tell(folder: Path, job: str) -> None:

@@ -3,10 +3,12 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from skeleton_llm.cli.runs import SUBMITTED
 
 _TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")
 _BODY = Path(__file__).with_name("job.sh")
@@ -116,24 +118,68 @@ def render(job: SlurmJob, shape: Shape, folder: Path, arguments: Sequence[str], 
         arguments: of ``skeleton-llm fit``.
         after: the id of a job that must have succeeded before.
     """
-    python = job.python or ("python3" if job.container else sys.executable)
-    fit = [*_inside(job, shape), python, "-m", "skeleton_llm.cli.main", "fit", *arguments]
-    lines = [
+    # two jobs of one name wait for one another: they would write into the same folder
+    own = {"output": folder / "logs" / "%j.log", "dependency": f"afterok:{after},singleton" if after else "singleton"}
+    options = [*_options(job, shape, folder, own), *(["--kill-on-invalid-dep=yes"] if after else [])]
+    lines = [f"run={shlex.quote(str(folder))}", f"fit=({shlex.join([*_fit(job, shape), *arguments])})"]
+    return _script(job, options, lines)
+
+
+def render_array(
+    job: SlurmJob,
+    shape: Shape,
+    folder: Path,
+    runs: Sequence[tuple[Path, Sequence[str]]],
+    *,
+    after: str | None = None,
+    at_once: int | None = None,
+) -> str:
+    """The script of an array job, whose every task is one run, started again as a job of its own would be.
+
+    Args:
+        job: what YAML says.
+        shape: of each run.
+        folder: what the journals of the tasks go into.
+        runs: the folder of each, and its arguments of ``skeleton-llm fit``.
+        after: the id of a job, or array, that must have ended before, however it ended.
+        at_once: how many tasks may work at a time; None for as many as SLURM lets.
+    """
+    own = {
+        "array": f"0-{len(runs) - 1}" + (f"%{at_once}" if at_once else ""),
+        "output": folder / "logs" / "%A_%a.log",
+        "dependency": f"afterany:{after}" if after else None,
+    }
+    cases = [
+        f"  {task}) run={shlex.quote(str(run))} arguments=({shlex.join(arguments)}) ;;"
+        for task, (run, arguments) in enumerate(runs)
+    ]
+    choice = ["case $SLURM_ARRAY_TASK_ID in", *cases, "esac"]
+    fit = f'fit=({shlex.join(_fit(job, shape))} "${{arguments[@]}}")'
+    known = f'mkdir -p "$run/logs" && echo "$SLURM_JOB_ID" >>"$run/{SUBMITTED}"'  # a task has an id of its own
+    return _script(job, _options(job, shape, folder, own), [*choice, fit, known])
+
+
+def _script(job: SlurmJob, options: Iterable[str], lines: Sequence[str]) -> str:
+    head = [
         "#!/bin/bash",
-        *(f"#SBATCH {option}" for option in _options(job, shape, folder, after)),
+        *(f"#SBATCH {option}" for option in options),
         "",
         *([f"module load {shlex.join(job.modules)}"] if job.modules else []),
         *job.setup,
-        f"run={shlex.quote(str(folder))}",
+        *lines,
         f"idle_starts={job.idle_starts}",
         f"launch=({shlex.join(_launch(job))})",
-        f"fit=({shlex.join(fit)})",
         "",
     ]
-    return "\n".join(lines) + _BODY.read_text()
+    return "\n".join(head) + _BODY.read_text()
 
 
-def _options(job: SlurmJob, shape: Shape, folder: Path, after: str | None) -> Iterator[str]:
+def _fit(job: SlurmJob, shape: Shape) -> list[str]:
+    python = job.python or ("python3" if job.container else sys.executable)
+    return [*_inside(job, shape), python, "-m", "skeleton_llm.cli.main", "fit"]
+
+
+def _options(job: SlurmJob, shape: Shape, folder: Path, own: Mapping[str, Any]) -> Iterator[str]:
     name = "-".join(folder.absolute().parts[-2:])
     kind = f"{job.gpu_type}:" if job.gpu_type else ""
     known = {
@@ -150,14 +196,10 @@ def _options(job: SlurmJob, shape: Shape, folder: Path, after: str | None) -> It
         "time": job.time,
         "signal": f"USR1@{job.signal_lead}",
         "open-mode": "append",
-        "output": folder / "logs" / "%j.log",
-        # two jobs of one name wait for one another: they would write into the same folder
-        "dependency": f"afterok:{after},singleton" if after else "singleton",
+        **own,
     }
     yield from (f"--{key}={shlex.quote(str(value))}" for key, value in known.items() if value is not None)
     yield "--requeue"
-    if after:
-        yield "--kill-on-invalid-dep=yes"
     yield from job.options
 
 

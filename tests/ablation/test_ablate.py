@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -281,3 +282,31 @@ def test_the_shipped_matrix_is_sound_and_names_the_papers_numbers():
     assert wanted.items() <= paper.items()
     assert {"frozen", "untrained_llm"} <= matrix.cells.keys()
     assert len(matrix.cells["unseen"].rounds) == len(matrix.cells["unseen_full_tuning"].rounds) == 5
+
+
+@pytest.mark.slow
+def test_quick_cells_are_really_trained_tested_and_reported(small_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    given = ["ablate", "--data", "synthetic", "--quick", "--cells", "full", "frozen", "sentences", "ctr_gcn"]
+    given += ["--data.init_args.folder", str(small_data), "--jobs", "2"]
+    assert main(given) == 0
+    assert capsys.readouterr().out.count("finished in") == 7
+    text = Path("runs/ablations/synthetic-quick/report.md").read_text()
+    for cell in ("full", "frozen", "sentences", "ctr_gcn"):
+        results = json.loads((_answering(cell) / "results.json").read_text())
+        shown = row(text, f"`{cell}`: ")
+        assert shown[1] == "0"
+        if cell != "ctr_gcn":  # which answers by its three streams together
+            assert float(shown[2]) == pytest.approx(100 * results["test/top1"], abs=0.1)
+    assert row(text, "`full` | stage1 | 1")[5] != ""
+    revision = subprocess.run(
+        ["git", "describe", "--always"], cwd=configs(), capture_output=True, text=True, check=True
+    )
+    assert revision.stdout.strip() in text
+    assert main(given) == 0
+    assert "7 of 7 runs are finished" in capsys.readouterr().out
+
+
+def _answering(cell: str) -> Path:
+    run = {"sentences": "sentences", "ctr_gcn": "motion"}.get(cell, "stage2")
+    return Path(f"runs/ablations/synthetic-quick/{cell}/seed0/{run}")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from skeleton_llm.cli.main import main
-from skeleton_llm.cli.runs import Queued, find_runs, standing
+from skeleton_llm.cli.runs import Queued, ask_queue, find_runs, standing
 
 NOW = 1_000_000.0
 NOBODY = 2**22 + 1  # above the largest process id that Linux gives
@@ -109,7 +109,7 @@ def test_the_table_asks_squeue_once_and_shows_a_line_a_run(run, tmp_path, monkey
     run(updated=time.time(), started=time.time() - 200)
     run(tmp_path / "runs/first/stage2", state="preempted", job="8", loss=None)
     (tmp_path / "squeue").write_text(
-        '#!/bin/sh\necho "$@" >> asked\necho "7|RUNNING|None"\necho "8|PENDING|Job held"\n'
+        '#!/bin/sh\necho "$@" >> asked\necho "7|7|RUNNING|None"\necho "8|8|PENDING|Job held"\n'
     )
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.chdir(tmp_path)
@@ -121,6 +121,25 @@ def test_the_table_asks_squeue_once_and_shows_a_line_a_run(run, tmp_path, monkey
     assert cells[1] == ["runs/first/stage1", "running", "300/1000", "0.25", "3", "23 min", "7"]
     assert cells[2] == ["runs/first/stage2", "queued (Job held)", "300/1000", "-", "3", "-", "8"]
     assert len((tmp_path / "asked").read_text().splitlines()) == 1
+
+
+def test_tasks_of_an_array_are_known_by_both_their_names(run, tmp_path, monkeypatch):
+    """Task 0 works as job 12, task 1 was requeued as job 13, task 2 has not begun and shows its array's number."""
+    lines = ("11_0|12|RUNNING|None", "11_1|13|PENDING|BeginTime", "11_2|11|PENDING|Resources")
+    (tmp_path / "squeue").write_text("#!/bin/sh\n" + "".join(f'echo "{line}"\n' for line in lines))
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    queue = ask_queue()
+    folders = [run(tmp_path / name, job=job) for name, job in (("a", "12"), ("b", "13"))]
+    (tmp_path / "c").mkdir()
+    for task, folder in enumerate([*folders, tmp_path / "c"]):
+        submit(folder, "9", f"11_{task}")
+    stands = [standing(folder, queue, NOW) for folder in (*folders, tmp_path / "c")]
+    assert [(one.job, one.state) for one in stands] == [
+        ("12", "running"),
+        ("13", "queued (BeginTime)"),
+        ("11_2", "queued (Resources)"),
+    ]
 
 
 def test_a_damaged_record_is_no_reason_to_show_nothing(run):

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from skeleton_llm.cli.main import main
-from skeleton_llm.cli.slurm_job import Shape, SlurmJob, find_shape, render
+from skeleton_llm.cli.slurm_job import Shape, SlurmJob, find_shape, render, render_array
 from small_runs import ROOT, stage1_arguments, stage2_arguments
 
 
@@ -266,6 +266,66 @@ def test_starts_that_save_no_step_come_to_an_end(start, programs):
     assert ended == 85
     assert "2 starts in a row saved no step: not started again" in said
     assert len(programs.told().splitlines()) == 4
+
+
+@pytest.fixture
+def array_of_two(tmp_path) -> str:
+    runs = [(tmp_path / "runs/a b/stage1", ["--x", "y z"]), (tmp_path / "runs/c/stage1", ["--x", "w"])]
+    job = SlurmJob(partition="p", idle_starts=2, setup=["echo begun"])
+    return render_array(job, Shape(1, 1, on_gpus=False), tmp_path / "runs", runs, after="7", at_once=4)
+
+
+def test_every_task_of_an_array_is_a_run_of_its_own(array_of_two, programs, tmp_path):
+    assert {"--array=0-1%4", "--dependency=afterany:7", f"--output={tmp_path}/runs/logs/%A_%a.log"} <= header(
+        array_of_two
+    )
+    programs("scontrol", 'echo "requeue $2" >>"$told/told"')
+    programs("squeue", "echo 2030-01-01T00:00:00")
+    programs("sleep")
+    programs("srun", 'printf "%s\\n" "$@" >"$told/given"; exit 85')
+    for task, (folder, last) in enumerate((("a b", "y z"), ("c", "w"))):
+        facts = {"SLURM_JOB_ID": str(20 + task), "SLURM_ARRAY_TASK_ID": str(task), "SLURM_JOB_NODELIST": "n1"}
+        facts |= {"SLURM_CPUS_PER_TASK": "1", "MASTER_ADDR": "n1"}
+        environment = {**os.environ, **facts}
+        done = subprocess.run(
+            ["bash"], input=array_of_two, env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (85, "")
+        run = tmp_path / "runs" / folder / "stage1"
+        given = (tmp_path / "programs/given").read_text().splitlines()
+        assert given[2] == f"--output={run}/logs/{20 + task}.0.log"
+        assert given[-5:] == ["-m", "skeleton_llm.cli.main", "fit", "--x", last]
+        assert (run / "logs/submitted.txt").read_text() == f"{20 + task}\n"
+        assert f"requeue {20 + task}\n" in programs.told()
+
+
+def test_a_table_is_two_arrays_of_what_is_left(sbatch, programs, small_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    programs("squeue", "echo '30_0|30|PENDING|Resources'")
+    queued = tmp_path / "runs/ablations/synthetic/no_zipf/seed0/stage1"
+    (queued / "logs").mkdir(parents=True)
+    (queued / "logs/submitted.txt").write_text("30_0\n")
+    given = ["ablate", "--data", "synthetic", "--cells", "full", "no_zipf", "--data.init_args.folder", str(small_data)]
+    given += ["--slurm", "--jobs", "3", "--slurm.partition", "p"]
+    assert main([*given, "--dry-run"]) == 0
+    shown = capsys.readouterr()
+    first, second = shown.out.split("#!/bin/bash\n")[1:]
+    assert "0 of 5 runs are finished, 1 in SLURM's queue" in shown.err
+    assert {"--partition=p", "--array=0-0%3"} <= header(first)
+    assert not any("dependency" in option for option in header(first))
+    assert "0) run=runs/ablations/synthetic/full/seed0/stage1 arguments=(" in first
+    after = "--dependency=afterany:JOB_OF_runs/ablations/synthetic/full/seed0/stage1"
+    assert {"--array=0-2%3", after} <= header(second)
+    assert "stage2" in second
+    assert "sentences" in second
+    assert sbatch() == ""
+    assert main(given) == 0
+    assert "job 41: 1 runs" in capsys.readouterr().err
+    assert "--array=0-2%3" in sbatch()
+    assert "--dependency=afterany:41" in sbatch()
+    full = tmp_path / "runs/ablations/synthetic/full/seed0"
+    assert [(full / f"{run}/logs/submitted.txt").read_text() for run in ("stage1", "stage2")] == ["41_0\n", "41_0\n"]
+    assert not (tmp_path / "runs/ablations/synthetic/logs/submitted.txt").exists()
 
 
 def test_make_hands_its_variables_on():
