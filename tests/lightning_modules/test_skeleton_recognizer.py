@@ -162,6 +162,7 @@ def test_a_run_of_a_graph_network_leaves_measures_and_scores_that_agree(small_da
     assert weights["network.blocks.0.joints.values.weight"].shape == (3 * 4, 6, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_a_graph_network_ends_as_one_that_was_not(small_data, tmp_path, monkeypatch):
     more = ["--model.init_args.network.init_args.width", "4", "--data.init_args.preprocess.frames", "16"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
