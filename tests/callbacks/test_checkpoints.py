@@ -83,8 +83,8 @@ def test_less_can_be_better(tmp_path):
 
 
 def test_a_measure_that_nobody_takes_is_named_with_those_that_are(tmp_path):
-    with pytest.raises(MisconfigurationException, match=r"best is val/mesure.* it measures val/measure, val/weight"):
-        fit(tmp_path, callbacks=[Checkpoints(every=2, best="val/mesure")])
+    with pytest.raises(MisconfigurationException, match=r"best is val/length.* it measures val/measure, val/weight"):
+        fit(tmp_path, callbacks=[Checkpoints(every=2, best="val/length")])
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_other_files_stay(tmp_path):
