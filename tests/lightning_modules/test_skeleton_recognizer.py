@@ -236,6 +236,7 @@ def two_ranks(small_data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_gradients_and_metrics_of_one_with_the_doubled_batch(small_data, tmp_path, two_ranks):
     recognizer_ranks.run(str(small_data), tmp_path / "convolution.pt", 1, "convolution")
     one, two = (torch.load(folder / "convolution.pt", weights_only=True) for folder in (tmp_path, two_ranks))
@@ -247,6 +248,7 @@ def test_two_ranks_give_the_gradients_and_metrics_of_one_with_the_doubled_batch(
     torch.testing.assert_close(left.scores, right.scores)
 
 
+@pytest.mark.slow
 def test_two_ranks_evaluate_the_network_that_the_checkpoint_holds(small_data, two_ranks):
     found = torch.load(two_ranks / "ctr_gcn.pt", weights_only=True)
     assert found["before"] > 1e-4  # each rank's batch norm saw other clips
