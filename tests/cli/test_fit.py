@@ -62,7 +62,5 @@ def test_a_folder_that_cannot_be_written_is_one_sentence_though_a_thread_of_tens
     monkeypatch.setattr(RecordWriter, "write", full)
     assert main(stage1_arguments(small_data, tmp_path / "run")) == 2
     error = capfd.readouterr().err
-    assert (
-        "error: the run's folder cannot be written (No space left on device); the checkpoints written" in error
-    )
+    assert "error: the run's folder cannot be written (No space left on device); the checkpoints written" in error
     assert "Traceback" not in error
