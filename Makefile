@@ -37,7 +37,7 @@ ASKED = $(if $(NODES),--trainer.num_nodes $(NODES)) $(if $(GPUS),--trainer.devic
   $(if $(PARTITION),--slurm.partition $(PARTITION)) $(if $(ACCOUNT),--slurm.account $(ACCOUNT)) $(if $(TIME),--slurm.time $(TIME))
 
 .NOTPARALLEL:
-.PHONY: help setup demo prepare doctor stage1 stage2 slurm-stage1 slurm-stage2 slurm slurm-status unseen tokenize recognizer ensemble test test-slow lint fuzz bench ablations tensorboard builtin-llm
+.PHONY: help setup demo prepare doctor stage1 stage2 slurm-stage1 slurm-stage2 slurm slurm-status unseen tokenize recognizer ensemble test test-slow lint fuzz torture bench ablations tensorboard builtin-llm
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -116,6 +116,10 @@ N ?= 2000
 fuzz: $(SETUP) ## N=2000 mutants of raw files through every reader
 	$(BIN)/python tests/mutants.py $(N) $(SEED)
 
+torture: N = 20
+torture: $(SETUP) ## N=20 runs of both stages, killed, signalled and robbed of their disk: they must end as ones untouched
+	$(BIN)/python -m benchmarks.torture $(N) --seed $(SEED) $(ARGS)
+
 lint: $(SETUP) ## format, lint, types, import directions, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -133,6 +137,7 @@ bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.observatory
 	$(BIN)/python -m benchmarks.read_ntu
 	$(BIN)/python -m benchmarks.feeder
+	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.prepare_growth /tmp $(COUNTS)
 
 SEEDS ?= 1

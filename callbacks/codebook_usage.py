@@ -3,7 +3,8 @@
 from typing import Any
 
 import lightning as L
-from torch import Tensor
+import torch
+from torch import Tensor, distributed
 
 from callbacks.usage_watcher import UsageWatcher
 from callbacks.writers import curve_step, writers
@@ -35,12 +36,13 @@ class CodebookUsageMonitor(UsageWatcher):
             self.lifetimes = TokenLifetimes(num_codes, self.patience)
 
     def state_dict(self) -> dict[str, Any]:
+        """All ranks', together: each has its own from one validation to the next."""
         lifetimes = getattr(self, "lifetimes", None)
-        return {} if lifetimes is None else {name: part.cpu() for name, part in lifetimes.state_dict().items()}
+        return {} if lifetimes is None else {name: _gathered(part) for name, part in lifetimes.state_dict().items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if state_dict and hasattr(self, "lifetimes"):
-            self.lifetimes.load_state_dict(state_dict)
+            self.lifetimes.load_state_dict({name: _own(parts) for name, parts in state_dict.items()})
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.lifetimes.to(pl_module.device)
@@ -77,3 +79,23 @@ class CodebookUsageMonitor(UsageWatcher):
         writer.add_scalar("codebook/dead_tokens", report.dead, step)
         writer.add_scalar("codebook/zipf_exponent", report.exponent, step)
         writer.add_scalar("codebook/js_to_zipf", divergence, step)
+
+
+def _ranks() -> int:
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def _gathered(part: Tensor) -> Tensor:
+    """[R, N] from each rank's [N], which stays so where there is one."""
+    if _ranks() == 1:
+        return part.cpu()
+    parts = [torch.empty_like(part) for _ in range(_ranks())]
+    distributed.all_gather(parts, part)
+    return torch.stack(parts).cpu()
+
+
+def _own(parts: Tensor) -> Tensor:
+    """This rank's; where others saved than there are now, the first one's."""
+    if parts.ndim == 1:
+        return parts
+    return parts[distributed.get_rank() if _ranks() == len(parts) else 0]

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning as L
+from safetensors import SafetensorError
 
 from callbacks.settled import settle
 
@@ -24,4 +25,12 @@ class Export(L.Callback):
         settle(trainer)
 
     def on_training_over(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        pl_module.export(Path(trainer.default_root_dir) / self.folder)
+        folder = Path(trainer.default_root_dir) / self.folder
+        try:
+            pl_module.export(folder)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(
+                f"{folder}: the product could not be written ({reason}); the checkpoints are whole: make room and start"
+                " the same command again"
+            ) from error

@@ -1,5 +1,9 @@
 """The prepared clips of one protocol as batches, for every stage."""
 
+import atexit
+import multiprocessing
+import multiprocessing.util
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +215,18 @@ def _check_planar(layout: str, preprocess: Preprocess, augmentation: Augmentatio
 def _left_to_the_run(worker: int) -> None:
     """A signal to all processes of a job is the run's to answer: it still needs its workers then."""
     signals.ignore()
+
+
+def _end_workers() -> None:
+    """Of a loader that an exception keeps alive to the end: Python would ask them by a signal and wait for ever."""
+    workers = [process for process in multiprocessing.active_children() if process.daemon]
+    if workers:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise an error for each
+    for process in workers:
+        process.kill()
+
+
+atexit.register(_end_workers)  # behind multiprocessing's own, and so called before it
 
 
 def _whole_batch(batch: Batch) -> Batch:

@@ -210,7 +210,9 @@ class LitLLMRecognizer(L.LightningModule):
         if self.trainer.world_size == 1:
             return 1.0
         tokens = (self._network.answers[labels] != IGNORED).sum().float()
-        return tokens / self.trainer.strategy.reduce(tokens.clone(), reduce_op="mean")
+        total = tokens.clone()
+        torch.distributed.all_reduce(total)  # Lightning's reduce is behind a barrier, which waits for the device
+        return tokens / (total / self.trainer.world_size)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         return self._evaluate(batch, "val")

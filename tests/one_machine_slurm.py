@@ -159,8 +159,13 @@ def _answer(command: Sequence[str], environment: dict[str, str]) -> str:
 
 def _end(folder: Path, environment: dict[str, str]) -> None:
     """End jobs, then daemons, each by its process id."""
-    for job in _answer(["squeue", "--noheader", "--format=%A"], environment).split():
+    jobs = ["squeue", "--noheader", "--format=%A"]
+    for job in _answer(jobs, environment).split():
+        _answer(["scancel", "--signal=KILL", job], environment)  # a run takes its time to leave on anything less
         _answer(["scancel", job], environment)
+    end = time.monotonic() + 30
+    while _answer(jobs, environment) and time.monotonic() < end:  # without the daemons nobody ends what is left
+        time.sleep(0.2)
     pids = [folder / f"slurmd-n{node}.pid" for node in range(1, _NODES + 1)]
     pids += [folder / "slurmctld.pid", folder / "munged.pid"]
     processes = [int(pid.read_text()) for pid in pids if pid.is_file() and pid.read_text().strip()]

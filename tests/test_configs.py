@@ -72,12 +72,13 @@ def composed(arguments: list[str], capsys) -> dict:
     return yaml.safe_load(capsys.readouterr().out)
 
 
-def made(*variables: str) -> list[str]:
-    """The arguments that ``make stage1`` gives the command."""
-    asked = ["make", "--dry-run", "stage1", *variables]
+def made(*variables: str, target: str = "stage1") -> list[str]:
+    """The arguments that ``make`` gives the command."""
+    asked = ["make", "--dry-run", target, *variables]
     alone = {"PATH": os.environ["PATH"]}  # without the variables of a make around the tests
     shown = subprocess.run(asked, cwd=CONFIGS.parent, env=alone, capture_output=True, text=True, check=True).stdout
-    return shlex.split(next(line for line in shown.splitlines() if "skeleton-llm fit" in line))[1:]
+    lines = shown.replace("\\\n", "").splitlines()
+    return shlex.split(next(line for line in lines if "skeleton-llm fit" in line))[1:]
 
 
 @pytest.mark.parametrize("preset", ["llm_ar", "t2m_gpt"])
@@ -110,6 +111,32 @@ def test_the_papers_preset_names_its_language_model_unless_told_another(capsys, 
     assert composed(other, capsys)["model"]["init_args"]["llm"]["name"] == "my/model"
     built_in = made("DATA=ntu60_xsub", f"CONFIG={preset} configs/llm/built_in.yaml")
     assert composed(built_in, capsys)["model"]["init_args"]["llm"]["name"] == "built-in"
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder", "network", "streams"),
+    [
+        ("", "convolution-skeleton", "ConvolutionConfig", None),
+        ("NETWORK=transformer SOURCE=sentences", "transformer-sentences", "TransformerConfig", None),
+        ("NETWORK=ctr_gcn STREAM=bone_motion", "ctr_gcn-bone_motion", "CTRGCNConfig", ["bone_motion"]),
+        ("NETWORK=st_gcn CONFIG=configs/paper/st_gcn.yaml", "st_gcn-skeleton", "STGCNConfig", ["joint"]),
+        ("NETWORK=nearest SOURCE=latents", "nearest-latents", None, None),
+    ],
+)
+def test_make_recognizer_comes_to_the_network_and_source_it_names(
+    variables, folder, network, streams, capsys, monkeypatch
+):
+    monkeypatch.chdir(CONFIGS.parent)
+    found = composed(made("DATA=ntu60_xsub", "RUN=mine", *variables.split(), target="recognizer"), capsys)
+    assert found["trainer"]["default_root_dir"] == f"runs/mine/{folder}"
+    model = found["model"]["init_args"]
+    assert model["source"] == folder.split("-")[1] if "STREAM" not in variables else "skeleton"
+    assert model["tokenizer"] == (None if model["source"] == "skeleton" else "runs/mine/stage1/tokenizer")
+    assert model["streams"] == streams
+    if network is None:
+        assert found["model"]["class_path"] == "lightning_modules.LitNearestNeighbour"
+    else:
+        assert model["network"]["class_path"] == f"skeleton_llm.networks.{network}"
 
 
 SMALLER = {  # sizes alone; they stand behind the preset

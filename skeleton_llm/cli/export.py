@@ -184,7 +184,15 @@ def _from_run(run: Path, checkpoint: Path, part: Path, arguments: argparse.Names
 
 def _write_product(options: Sequence[str], saved: dict[str, Any], part: Path) -> None:
     """Build what the config says, give it the checkpoint's weights and have it write its product."""
-    cli: Any = open_run(_RunCLI, "fit", options)
+    try:
+        cli: Any = open_run(_RunCLI, "fit", options)
+    except (FileNotFoundError, ValueError) as error:
+        if not isinstance(error.__cause__ or error, FileNotFoundError):  # jsonargparse makes it a ValueError
+            raise
+        raise FileNotFoundError(
+            f"{error}; what the run's config.yaml names is looked for from here: export where the run was made, or say"
+            " where things are (export --help)"
+        ) from error
     if not hasattr(cli.model, "export"):
         raise ValueError(f"{type(cli.model).__name__} makes nothing to export; name a run of stage 1 or 2")
     cli.model.on_load_checkpoint(saved)

@@ -1,11 +1,13 @@
 """Train and test by LightningCLI in subclass mode: YAML names the classes, the command resumes what was interrupted."""
 
 import argparse
+import errno
 import json
 import logging
 import re
 import shlex
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -44,6 +46,7 @@ _DATA = ("folder", "protocol", "unseen")  # what results are of
 _UNALIGNED = "--model.init_args.allow_unaligned=true"
 _OVERRIDE = "--override-config"
 _LINKS = ("class_names", "layout", "num_persons", "unseen")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)
 _ON_BAR = ("train/loss", "train/error_m")
 
 
@@ -297,6 +300,7 @@ def open_run(kind: type[SkeletonCLI], command: str, arguments: Sequence[str]) ->
 
 def run(command: str, arguments: Sequence[str]) -> int:
     """``fit``, ``validate`` or ``test``."""
+    threading.excepthook = _told_by_the_run
     try:
         open_run(SkeletonCLI, command, arguments)
     except Finished as done:
@@ -305,6 +309,25 @@ def run(command: str, arguments: Sequence[str]) -> int:
         print(f"config error: {sentence(error)}", file=sys.stderr)
         return 2
     except (OSError, ValueError, MisconfigurationException) as error:
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        print(f"error: {_no_room(error) or sentence(error)}", file=sys.stderr)
         return 2
+    finally:
+        threading.excepthook = threading.__excepthook__
     return 0
+
+
+def _no_room(error: Exception) -> str | None:
+    """What to do where the system says no more than that it cannot write."""
+    if not isinstance(error, OSError) or error.errno not in _NO_ROOM:
+        return None
+    where = error.filename or "the run's folder"
+    return (
+        f"{where} cannot be written ({error.strerror}); the checkpoints written before are whole: make room, or give"
+        " the folder back, and start the same command again"
+    )
+
+
+def _told_by_the_run(args: Any) -> None:
+    """Nothing for TensorBoard's writer, whose error the run raises again and tells in one sentence."""
+    if not (isinstance(args.exc_value, OSError) and type(args.thread).__name__ == "_AsyncWriterThread"):
+        threading.__excepthook__(args)

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from skeleton_llm.cli.runs import SUBMITTED
 
-_TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
+_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}")
 _BODY = Path(__file__).with_name("job.sh")
 
 
@@ -65,6 +65,19 @@ class SlurmJob:
         for name in ("cpus_per_task", "signal_lead", "idle_starts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"slurm.{name} must be at least 1, got {getattr(self, name)}")
+        if _seconds(self.time) <= self.signal_lead:
+            raise ValueError(
+                f"slurm.time {self.time} is no longer than slurm.signal_lead, {self.signal_lead} s, so that every start"
+                " would be told to leave at once; give it more time, or a shorter lead"
+            )
+
+
+def _seconds(time: str) -> int:
+    """SLURM's minutes, minutes:seconds, hours:minutes:seconds, days-hours and so on."""
+    days, dash, rest = time.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    first = 3600 if dash or len(parts) == 3 else 60  # seconds that the first part counts
+    return int(days or 0) * 86400 + sum(part * first // 60**place for place, part in enumerate(parts))
 
 
 class Shape(NamedTuple):

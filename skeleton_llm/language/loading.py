@@ -159,6 +159,11 @@ class LanguageModel:
                 device_map={"": place},
                 attn_implementation=self.attention,
             )
+            layers: list[Any] = [*model.modules()]
+            for layer in layers:
+                if hasattr(layer, "support_avx512bf16_for_cpu"):
+                    # else the first evaluation on such a CPU rounds the weights' scales to bfloat16, for good
+                    layer.support_avx512bf16_for_cpu = False
         return model.requires_grad_(requires_grad=False)
 
     def outline(self) -> PreTrainedModel:

@@ -50,6 +50,8 @@ def save_network(
     if tuning.adapts:
         adapter = tuned.peft_config["default"]
         adapter.base_model_name_or_path, adapter.revision = found.name, found.revision
+        if isinstance(adapter.target_modules, set):  # whose order is another one in each process
+            adapter.target_modules = sorted(adapter.target_modules)
         # of new words the adapter holds the rows themselves
         tuned.save_pretrained(folder / "adapter", save_embedding_layers=False)
         (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's blank form; the folder has a card

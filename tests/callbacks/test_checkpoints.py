@@ -83,8 +83,8 @@ def test_less_can_be_better(tmp_path):
 
 
 def test_a_measure_that_nobody_takes_is_named_with_those_that_are(tmp_path):
-    with pytest.raises(MisconfigurationException, match=r"best is val/mesure.* it measures val/measure, val/weight"):
-        fit(tmp_path, callbacks=[Checkpoints(every=2, best="val/mesure")])
+    with pytest.raises(MisconfigurationException, match=r"best is val/length.* it measures val/measure, val/weight"):
+        fit(tmp_path, callbacks=[Checkpoints(every=2, best="val/length")])
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_other_files_stay(tmp_path):
@@ -156,12 +156,13 @@ def test_a_signal_in_the_middle_of_a_validation_saves_the_step_that_was_validate
         def validation_step(self, batch, batch_idx):
             os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(SystemExit) as left:
         fit(tmp_path, Signalled(), callbacks=[Preemption(), Checkpoints(every=8)], logger=True)
     assert left.value.code == 85
     assert names(tmp_path) == {"step=2.ckpt"}
     assert [step for step, _ in scalars(tmp_path)["val/weight"]] == [1]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # given back to whoever called
+    assert signal.getsignal(signal.SIGINT) is before  # given back to whoever called
 
 
 def test_a_signal_in_the_test_leaves_at_once(tmp_path):

@@ -293,6 +293,7 @@ def test_empty_batches_of_a_rank_without_clips_are_watched_too(tmp_path):
         is_global_zero=True,
         loggers=[TensorBoardLogger(tmp_path, name="", version="")],
         global_step=1,
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_batches_that_stepped=0)),
         state=SimpleNamespace(fn="validate"),
     )
     for watcher in (

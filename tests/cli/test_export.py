@@ -138,7 +138,9 @@ def test_what_cannot_be_exported_is_one_sentence(runs, tmp_path, capsys):
     damaged = tmp_path / "run" / "checkpoints" / "step=4.ckpt"
     damaged.write_bytes(newest_checkpoint(runs.stage2 / "checkpoints").read_bytes()[:5000])
     out, product = str(tmp_path / "out"), str(runs.stage2 / "recognizer")
+    gone = ["--data.init_args.folder", "data/gone"]
     for arguments, said in (
+        ([str(runs.stage2), "--out", out, *gone], "is looked for from here: export where the run was made, or say"),
         ([str(tmp_path / "none"), "--out", out], "none: no such folder or checkpoint"),
         ([str(runs.base), "--out", out], f"name {runs.stage1} or {runs.stage2}"),
         ([str(tmp_path / "run"), "--out", out], "holds no whole checkpoint"),

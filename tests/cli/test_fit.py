@@ -1,4 +1,7 @@
+import errno
+
 import pytest
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from skeleton_llm.cli.main import main
 from small_runs import stage1_arguments, stage2_arguments
@@ -48,3 +51,16 @@ def test_bfloat16_on_a_cpu_without_it_is_told_with_the_mend(small_data, tmp_path
     slow = stage1_arguments(small_data, tmp_path, "--trainer.precision", "bf16-mixed", *one_step)
     with pytest.warns(UserWarning, match=r"no bfloat16 arithmetic.*--trainer\.precision 32-true"):
         main(slow)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence_though_a_thread_of_tensorboards_writes(
+    small_data, tmp_path, monkeypatch, capfd
+):
+    def full(self, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RecordWriter, "write", full)
+    assert main(stage1_arguments(small_data, tmp_path / "run")) == 2
+    error = capfd.readouterr().err
+    assert "error: the run's folder cannot be written (No space left on device); the checkpoints written" in error
+    assert "Traceback" not in error

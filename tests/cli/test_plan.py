@@ -55,6 +55,7 @@ def test_what_does_not_fit_says_so_and_what_needs_less(capsys, llama_13b):
     assert "less memory: --gradient-checkpointing, a smaller --batch, --mode qlora, more or larger GPUs\n" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "shards"),
     [

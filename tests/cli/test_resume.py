@@ -40,7 +40,7 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
     shards.mkdir()
     assert newest_checkpoint(tmp_path) == tmp_path / "step=20.ckpt"
     assert "step=30.ckpt is damaged and passed over" in capsys.readouterr().err
-    torch.save({"global_step": 25}, shards / "meta.pt")
+    torch.save({"global_step": 25, "shards": {}}, shards / "meta.pt")
     assert newest_checkpoint(tmp_path) == shards
 
 

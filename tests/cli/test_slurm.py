@@ -124,6 +124,8 @@ def test_what_only_the_node_would_know_is_refused(trainer, sentence):
     [
         ("time: 24:00:00", "slurm.time .* in quotes where it is YAML; got 86400"),
         ("time: 1 day", "slurm.time is a limit such as '24:00:00' or '2-00:00:00'"),
+        ("time: '4'", "slurm.time 4 is no longer than slurm.signal_lead, 300 s, so that every start"),
+        ("{time: '1:00:00', signal_lead: 3600}", "slurm.time 1:00:00 is no longer than slurm.signal_lead, 3600 s"),
         ("idle_starts: 0", "slurm.idle_starts must be at least 1, got 0"),
         ("cpus_per_task: 0", "slurm.cpus_per_task must be at least 1, got 0"),
     ],
@@ -131,6 +133,16 @@ def test_what_only_the_node_would_know_is_refused(trainer, sentence):
 def test_a_wrong_value_of_the_section_is_one_sentence(section, sentence):
     with pytest.raises(ValueError, match=sentence):
         SlurmJob(**yaml.safe_load(section))
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("90", 5400), ("90:30", 5430), ("1:30:05", 5405), ("2-3", 183600), ("2-3:04", 183840), ("2-3:04:05", 183845)],
+)
+def test_times_are_read_as_slurm_does(time, seconds):
+    SlurmJob(time=time, signal_lead=seconds - 1)
+    with pytest.raises(ValueError, match="no longer than"):
+        SlurmJob(time=time, signal_lead=seconds)
 
 
 def test_a_submitted_job_tells_its_id_and_is_followed_by_the_next_stage(

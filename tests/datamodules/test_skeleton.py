@@ -1,4 +1,7 @@
 import itertools
+import multiprocessing
+import signal
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import raw_clips
 from datamodules import SkeletonDataModule
-from datamodules.skeleton import _whole_batch
+from datamodules.skeleton import _end_workers, _whole_batch
 from datamodules.stream import Shard, Stream
 from skeleton_llm.cli.main import main
 from skeleton_llm.skeletons import Augmentation, Clip, Preprocess, find_layout, unseen_classes, write_dataset
@@ -321,3 +324,20 @@ def test_a_split_without_clips_is_refused(small_data, tmp_path):
     write_dataset(folder, clips, name="synthetic", **options)
     with pytest.raises(ValueError, match=r"training_only: the protocol synthetic_xsub leaves no test clips of its \d+"):
         module(folder, partial=True)
+
+
+def test_workers_that_an_exception_keeps_are_ended_without_a_word(small_data):
+    module = SkeletonDataModule(str(small_data), "synthetic_xsub", batch_size=16, num_workers=2)
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        batches = iter(module.test_dataloader())
+        next(batches)
+        workers = multiprocessing.active_children()
+        assert len(workers) == 2
+        _end_workers()
+        time.sleep(0.5)  # in which PyTorch's handler would raise
+        for worker in workers:
+            worker.join()
+        assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * 2
+    finally:
+        signal.signal(signal.SIGCHLD, before)

@@ -155,6 +155,17 @@ def test_missing_models_are_named_with_what_to_give(tmp_path):
         LanguageModel(untrained=True).load("nf4")
 
 
+def test_evaluation_leaves_a_base_in_4_bits_as_it_was(monkeypatch):
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)  # a CPU that repacks at the first look
+    model = LanguageModel().load("nf4").eval()
+    layer = model.model.layers[0].self_attn.q_proj
+    weights, scales = layer.weight.detach().clone(), layer.weight.quant_state.absmax.clone()
+    with torch.inference_mode():
+        model(torch.arange(4)[None])
+    assert layer.weight.equal(weights)
+    assert layer.weight.quant_state.absmax.equal(scales)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A hub with one sharded model of a consolidated file too; returns the cache that fetching fills."""

@@ -117,6 +117,13 @@ def test_peft_loads_the_adapter_by_itself(tmp_path):
     }  # fmt: skip
 
 
+def test_every_process_writes_the_same_adapter_config(tmp_path):
+    targets = ["up_proj", "v_proj", "down_proj", "q_proj", "gate_proj", "k_proj"]
+    folder, *_ = write(tmp_path, tuning=Tuning(r=2, targets=targets))
+    written = json.loads((folder / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert written == sorted(targets)  # a set's order is another one in each process
+
+
 def test_a_base_that_moved_is_asked_for_and_another_one_refused(tmp_path, monkeypatch):
     folder, base, network = write(tmp_path)
     monkeypatch.chdir(tmp_path)

@@ -72,6 +72,18 @@ def test_what_stands_behind_a_clips_end_changes_nothing(network: RecognizerConfi
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=ids)
+def test_answers_in_bfloat16_are_near_those_in_float32(network: RecognizerConfig):
+    module = LitSkeletonRecognizer("ntu25", 2, NAMES, network).eval()
+    joints, persons = clips()
+    for lengths in (None, torch.tensor([16, 9, 5])):
+        expected = module(joints, persons, lengths)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = module(joints, persons, lengths)
+        assert (found - expected).abs().max() < 0.1 * (expected.max() - expected.min())
+        assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=ids)
 @pytest.mark.parametrize("stream", ["joint", "bone", "motion", "bone_motion"])
 def test_every_network_reads_every_stream(network: RecognizerConfig, stream: str):
     module = LitSkeletonRecognizer("ntu25", 2, NAMES, network, streams=[stream]).eval()
@@ -150,6 +162,7 @@ def test_a_run_of_a_graph_network_leaves_measures_and_scores_that_agree(small_da
     assert weights["network.blocks.0.joints.values.weight"].shape == (3 * 4, 6, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_a_graph_network_ends_as_one_that_was_not(small_data, tmp_path, monkeypatch):
     more = ["--model.init_args.network.init_args.width", "4", "--data.init_args.preprocess.frames", "16"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -223,6 +236,7 @@ def two_ranks(small_data, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_gradients_and_metrics_of_one_with_the_doubled_batch(small_data, tmp_path, two_ranks):
     recognizer_ranks.run(str(small_data), tmp_path / "convolution.pt", 1, "convolution")
     one, two = (torch.load(folder / "convolution.pt", weights_only=True) for folder in (tmp_path, two_ranks))
@@ -234,6 +248,7 @@ def test_two_ranks_give_the_gradients_and_metrics_of_one_with_the_doubled_batch(
     torch.testing.assert_close(left.scores, right.scores)
 
 
+@pytest.mark.slow
 def test_two_ranks_evaluate_the_network_that_the_checkpoint_holds(small_data, two_ranks):
     found = torch.load(two_ranks / "ctr_gcn.pt", weights_only=True)
     assert found["before"] > 1e-4  # each rank's batch norm saw other clips
