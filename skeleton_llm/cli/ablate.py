@@ -135,22 +135,22 @@ def _submit(runs: list[Run], setting: Setting, *, at_once: int | None, dry_run: 
     from skeleton_llm.cli.runs import ask_queue, standing
     from skeleton_llm.cli.slurm import submit_array  # reads configs, which takes torch and Lightning
 
-    queue = ask_queue()
-    queued = {run.folder for run in runs if queue and standing(run.folder, queue, time.time()).job in queue}
-    waiting = [run for run in runs if not run.finished and run.folder not in queued]
+    queue = ask_queue() or {}
+    jobs = {run.folder: standing(run.folder, queue, time.time()).job for run in runs if not run.finished}
+    queued = {folder: job for folder, job in jobs.items() if job in queue}
+    waiting = [run for run in runs if run.folder in jobs and run.folder not in queued]
     first = [run for run in waiting if run.needs is None or run.needs.finished]
     ahead = [run for run in waiting if run not in first]
-    busy = len(runs) - len(waiting) - sum(run.finished for run in runs)
-    print(
-        f"{sum(run.finished for run in runs)} of {len(runs)} runs are finished, {busy} in SLURM's queue",
-        file=sys.stderr,
-    )
-    job: str | None = None
-    for wave in (first, ahead):
+    before = {queued[run.needs.folder] for run in ahead if run.needs is not None and run.needs.folder in queued}
+    done = len(runs) - len(jobs)
+    print(f"{done} of {len(runs)} runs are finished, {len(queued)} in SLURM's queue", file=sys.stderr)
+    for wave, after in ((first, set()), (ahead, before)):
         if wave:
             given = [(run.folder, run.arguments) for run in wave]
-            job = submit_array(given, setting.folder, after=job, at_once=at_once, dry_run=dry_run)
+            chain = ":".join(sorted(after)) or None
+            job = submit_array(given, setting.folder, after=chain, at_once=at_once, dry_run=dry_run)
             print(f"job {job}: {len(wave)} runs; skeleton-llm runs {setting.folder} shows them", file=sys.stderr)
+            before.add(job)
     return 0
 
 

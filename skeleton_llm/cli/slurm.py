@@ -87,7 +87,7 @@ def submit_array(
     Args:
         runs: the folder of each, and its arguments of ``fit``; the first one's config says what SLURM is told.
         folder: what the tasks' journals go into.
-        after: the job or array that must have ended before.
+        after: the jobs or arrays that must have ended before, joined by colons.
         at_once: how many tasks may work at a time.
         dry_run: print the script and submit nothing.
 

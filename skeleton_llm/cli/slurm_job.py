@@ -141,7 +141,7 @@ def render_array(
         shape: of each run.
         folder: what the journals of the tasks go into.
         runs: the folder of each, and its arguments of ``skeleton-llm fit``.
-        after: the id of a job, or array, that must have ended before, however it ended.
+        after: the ids of jobs, or arrays, that must have ended before, however they ended, joined by colons.
         at_once: how many tasks may work at a time; None for as many as SLURM lets.
     """
     own = {

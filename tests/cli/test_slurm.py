@@ -314,7 +314,7 @@ def test_a_table_is_two_arrays_of_what_is_left(sbatch, programs, small_data, tmp
     assert {"--partition=p", "--array=0-0%3"} <= header(first)
     assert not any("dependency" in option for option in header(first))
     assert "0) run=runs/ablations/synthetic/full/seed0/stage1 arguments=(" in first
-    after = "--dependency=afterany:JOB_OF_runs/ablations/synthetic/full/seed0/stage1"
+    after = "--dependency=afterany:30_0:JOB_OF_runs/ablations/synthetic/full/seed0/stage1"  # no_zipf's is in the queue
     assert {"--array=0-2%3", after} <= header(second)
     assert "stage2" in second
     assert "sentences" in second
@@ -322,7 +322,7 @@ def test_a_table_is_two_arrays_of_what_is_left(sbatch, programs, small_data, tmp
     assert main(given) == 0
     assert "job 41: 1 runs" in capsys.readouterr().err
     assert "--array=0-2%3" in sbatch()
-    assert "--dependency=afterany:41" in sbatch()
+    assert "--dependency=afterany:30_0:41" in sbatch()
     full = tmp_path / "runs/ablations/synthetic/full/seed0"
     assert [(full / f"{run}/logs/submitted.txt").read_text() for run in ("stage1", "stage2")] == ["41_0\n", "41_0\n"]
     assert not (tmp_path / "runs/ablations/synthetic/logs/submitted.txt").exists()
