@@ -46,7 +46,7 @@ def own_runs(finding: Finding, name: str) -> list[Run]:
     found = []
     for seed, planned in finding.planned.items():
         runs = [runs[name] for runs in planned.rounds if name in runs]
-        found += [run for run in runs if f"/{finding.cell.name}/seed{seed}/" in run.folder.as_posix()]
+        found += [run for run in runs if f"/{finding.cell.name}/seed{seed}/" in f"/{run.folder.as_posix()}"]
     return found
 
 

@@ -11,7 +11,7 @@ TOKENIZER = "stage1"
 """The run whose tokenizer the other runs of its cell read."""
 _CELL = ("title", "runs", "rounds", "answer", "ensemble", "against", "quick", "paper", "source")
 _MATRIX = ("paper", "quick", "cells")
-_PAPER = ("title", "data", "llm", "poses")
+_PAPER = ("title", "data", "llm", "poses", "answers")
 _QUICK = ("every", TOKENIZER, "rounds")
 
 

@@ -40,6 +40,7 @@ def what_differs(matrix: Matrix, around: Surroundings) -> list[Part]:
         ["data", paper.get("data", ""), around.data],
         ["language model", paper.get("llm", ""), around.llm],
         ["poses", paper.get("poses", ""), around.poses],
+        ["answers", paper.get("answers", ""), "the likeliest of all class names; free ones stand below"],
     ]
     table = Table(["", f"paper: {paper.get('title', '')}", "here"], rows, left=3)
     return [Heading("What differs from the paper"), table]

@@ -1,6 +1,6 @@
 """What the runs of a table stand on: data, language model, machines, revisions."""
 
-import csv
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import numpy as np
 from skeleton_llm.ablation.findings import Finding, config, facts
 from skeleton_llm.ablation.runs import Run
 from skeleton_llm.language import LanguageModel
+from skeleton_llm.metrics import read_scores
 from skeleton_llm.skeletons import PreparedDataset, find_layout, find_protocol
 from skeleton_llm.skeletons.proof import seen_in_training
 
@@ -66,8 +67,8 @@ def finished_runs(found: Iterable[Finding]) -> Iterable[Run]:
 def class_names(finding: Finding) -> list[str]:
     """As its test wrote them."""
     planned = next(iter(finding.planned.values()))
-    with (planned.rounds[0][finding.cell.answer].folder / "test_per_class.csv").open(encoding="utf-8") as file:
-        return [row["name"] for row in csv.DictReader(file)]
+    scores = read_scores(planned.rounds[0][finding.cell.answer].folder / "scores/test.safetensors")
+    return json.loads(scores.of["class_names"])
 
 
 def _language_model(runs: Iterable[Run]) -> str:
