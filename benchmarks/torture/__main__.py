@@ -69,6 +69,7 @@ class Torture:
         disk = self.bench.base / f"round_{number}"
         told: list[str] = []
         wrong: list[str] = []
+        before = self.bench.starts
         with small_disk(disk):
             folder = disk / "run"
             for _ in range(rng.choice((1, 2, 2, 3))):
@@ -79,15 +80,12 @@ class Torture:
                 if (folder / "results.json").is_file():
                     break
             self._finish(variant, folder, wrong)
-            wrong += differences(reference.folder, folder) if not wrong else []
-            state = json.loads((folder / "progress.json").read_text())
-            if (state["state"], state["step"]) != ("finished", runs.STEPS):
-                wrong.append(f"progress.json tells {state}")
-            wrong += [f"{path} was left behind" for path in folder.rglob(".*.tmp")]
+            wrong += _unlike(reference.folder, folder) if not wrong else []
             if wrong:
                 shutil.copytree(disk, self.bench.base / f"kept_{number}", symlinks=True)
         self.tally.identical += not wrong
-        self.tally.complaints += [f"round {number} ({variant}): {line}" for line in wrong]
+        which = f"round {number}, starts {before + 1} to {self.bench.starts}"
+        self.tally.complaints += [f"{which} ({variant}): {line}" for line in wrong]
         print(f"round {number}, {variant}: {'; '.join(told)}: {wrong or 'as untouched'}", flush=True)
 
     def _meet(self, variant: Variant, folder: Path, interruption: Interruption, wrong: list[str]) -> Ended:
@@ -115,6 +113,15 @@ class Torture:
         ended = self.bench.run(variant, folder)
         if any(ended.codes) or not (folder / "results.json").is_file():
             wrong.append(f"lost: undisturbed, it ended with {ended.codes}: {ended.said[-2000:]}")
+
+
+def _unlike(untouched: Path, folder: Path) -> list[str]:
+    """What is not as if nothing had been."""
+    state = json.loads((folder / "progress.json").read_text())
+    wrong = differences(untouched, folder)
+    if (state["state"], state["step"]) != ("finished", runs.STEPS):
+        wrong.append(f"progress.json tells {state}")
+    return wrong + [f"{path} was left behind" for path in folder.rglob(".*.tmp")]
 
 
 def table(tally: Tally, rounds: int, seconds: float) -> str:

@@ -83,8 +83,8 @@ class Bench:
         """
         self.starts += 1
         folder.mkdir(parents=True, exist_ok=True)
-        place = folder.parent / f"{folder.name}.{self.starts}"
-        place.mkdir()
+        place = self.base / "starts" / str(self.starts)  # not on the run's disk, which may be full
+        place.mkdir(parents=True)
         job = (_Command if whole else _Forked)(self, variant, folder, place, traps or {})
         return _wait(job, sorted(blows or [], key=lambda blow: blow.after), all_die=all_die)
 
