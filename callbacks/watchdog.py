@@ -65,8 +65,12 @@ class Watchdog(L.Callback):
     def on_validation_batch_start(self, *args: Any) -> None:
         self._pass("a batch of validation")
 
-    def on_validation_batch_end(self, *args: Any) -> None:
-        self._pass("reading a batch of validation")
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        # behind the last one come the other callbacks' figures, which rank 0 draws alone
+        last = batch_idx + 1 >= sum(trainer.num_val_batches)
+        self._pass("validation_end" if last else "reading a batch of validation")
 
     def on_validation_epoch_end(self, *args: Any) -> None:
         self._pass("validation_end")
@@ -74,8 +78,11 @@ class Watchdog(L.Callback):
     def on_test_batch_start(self, *args: Any) -> None:
         self._pass("a batch of the test")
 
-    def on_test_batch_end(self, *args: Any) -> None:
-        self._pass("reading a batch of the test")
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        last = batch_idx + 1 >= sum(trainer.num_test_batches)
+        self._pass("test_end" if last else "reading a batch of the test")
 
     def on_test_epoch_end(self, *args: Any) -> None:
         self._pass("test_end")
