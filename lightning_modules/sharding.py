@@ -129,7 +129,7 @@ class FSDP2(ModelParallelStrategy):
 
     def _load_shards(self, path: Path) -> dict[str, Any]:
         """Written by as many ranks as one likes; each reads what is its own here."""
-        rest, saved = shards.read_rest(path), shards.names(path)
+        rest, saved = shards.contents(path)
         weights = {f"{shards.WEIGHTS}{name}": tensor for name, tensor in self._weights(whole=False).items()}
         states = [self._averages(optimizer) for optimizer in self.optimizers]
         here = {name: tensor for name, tensor in (weights | _named(states)).items() if name in saved}

@@ -15,17 +15,19 @@ from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from traceback import StackSummary
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from skeleton_llm.whole import sync_folder, whole
 
+T = TypeVar("T")
 REST = "meta.pt"  # Lightning's name for it
 WEIGHTS = "state_dict."  # what the names of the network's tensors begin with
 _FILES = "shards"
@@ -57,6 +59,22 @@ def write(path: Path, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) ->
             shutil.rmtree(part, ignore_errors=True)
 
 
+def contents(path: Path) -> tuple[dict[str, Any], set[str]]:
+    """What a whole folder holds beside tensors, and their names; rank 0 looks and tells all.
+
+    Raises:
+        ValueError: on all ranks, where the folder is not whole, or holds code.
+    """
+
+    def look() -> tuple[dict[str, Any], set[str]]:
+        return read_rest(path), {*HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata}
+
+    try:
+        return _by_rank_0(look)
+    except CheckpointException as error:
+        raise ValueError(str(_first(error)[1])) from error
+
+
 def fill(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Read what ``tensors`` name into them; all ranks take part, each reads its own share.
 
@@ -64,10 +82,22 @@ def fill(path: Path, tensors: Mapping[str, Tensor]) -> None:
         ValueError: on all ranks, where one of the tensors is missing or has another shape.
     """
     try:
+        found = _by_rank_0(HuggingFaceStorageReader(str(path)).read_metadata)
         with _alone():
-            load({**tensors}, storage_reader=HuggingFaceStorageReader(str(path)))
+            load({**tensors}, storage_reader=_Told(path, found))
     except CheckpointException as error:
         raise ValueError(f"{path}: {_first(error)[1]}; is it from another tuning?") from error
+
+
+class _Told(HuggingFaceStorageReader):
+    """Knows what is where without opening every file: of 1,000 ranks each would open those of all."""
+
+    def __init__(self, path: Path, found: Metadata) -> None:
+        super().__init__(str(path))
+        self.found = found
+
+    def read_metadata(self) -> Metadata:
+        return self.found
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -117,11 +147,6 @@ def cut_off(path: Path, rest: Mapping[str, Any]) -> list[str]:
     return [name for name, size in sizes.items() if not (file := path / name).is_file() or file.stat().st_size != size]
 
 
-def names(path: Path) -> set[str]:
-    """Of all tensors in a folder."""
-    return {*HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata}
-
-
 def remove(path: Path) -> None:
     """Delete a checkpoint, file or folder; a kill in the middle leaves nothing that looks like one."""
     if path.is_symlink() or not path.is_dir():
@@ -162,18 +187,19 @@ def _alone() -> Iterator[None]:
         yield
 
 
-def _by_rank_0(act: Callable[[], None]) -> None:
-    """Rank 0 does it while the others wait; what fails there is raised on all."""
-    failed: list[CheckpointException | None] = [None]
+def _by_rank_0(act: Callable[[], T]) -> T:
+    """What rank 0 does, or learns for all, while the others wait; what fails there is raised on all."""
+    told: list[Any] = [None, None]
     if _rank() == 0:
         try:
-            act()
+            told[0] = act()
         except Exception as error:  # noqa: BLE001  (else the others would wait for ever)
-            failed = [CheckpointException("finish", {0: (error, StackSummary())})]
+            told[1] = CheckpointException("rank 0", {0: (error, StackSummary())})
     if distributed.is_initialized():
-        distributed.broadcast_object_list(failed)
-    if failed[0] is not None:
-        raise failed[0]
+        distributed.broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    return cast(T, told[0])
 
 
 def _make_room(part: Path) -> None:

@@ -84,7 +84,9 @@ def test_a_folder_gives_back_what_was_written_but_the_optimisers_averages(tmp_pa
     here = {name: torch.zeros_like(tensor) for name, tensor in tensors(3).items()}
     shards.fill(tmp_path / "step=3.ckpt", here)
     assert all(here[name].equal(tensor) for name, tensor in tensors(3).items())
-    assert shards.names(tmp_path / "step=3.ckpt") == {*here}
+    rest, names = shards.contents(tmp_path / "step=3.ckpt")
+    assert rest["global_step"] == 3
+    assert names == {*here}
 
 
 def test_a_checkpoint_that_is_a_file_is_read_alike(tmp_path):
@@ -199,7 +201,7 @@ def test_what_is_not_whole_is_refused(tmp_path):
     kept = shard.read_bytes()
     shard.write_bytes(kept[:-1])
     with pytest.raises(ValueError, match=f"step=3.ckpt: {shard.name} is cut off or gone; name another checkpoint of"):
-        shards.read_rest(path)
+        shards.contents(path)
     assert step_of(path) is None
     shard.unlink()
     with pytest.raises(ValueError, match="is cut off or gone"):
