@@ -190,8 +190,8 @@ def _write_product(options: Sequence[str], saved: dict[str, Any], part: Path) ->
         if not isinstance(error.__cause__ or error, FileNotFoundError):  # jsonargparse makes it a ValueError
             raise
         raise FileNotFoundError(
-            f"{error}; what the run's config.yaml names is looked for from here: export where the run was made, or say"
-            " where things are (export --help)"
+            f"{sentence(error)}; what the run's config.yaml names is looked for from here: export where the run was"
+            " made, or say where things are (export --help)"
         ) from error
     if not hasattr(cli.model, "export"):
         raise ValueError(f"{type(cli.model).__name__} makes nothing to export; name a run of stage 1 or 2")
