@@ -14,7 +14,7 @@ from torch.distributed import TCPStore
 
 _TICK = 2.0  # seconds from one sign of life to the next
 _LEFT, _FAILED = "left", "failed"
-_UNSTEADY = ("start", "train_start", "validation_end", "test_end", "save", "train_end")
+UNSTEADY = ("start", "train_start", "validation_end", "test_end", "save", "train_end")
 """What one rank may do for long while others wait: load, compile, draw, write."""
 
 
@@ -178,7 +178,7 @@ class _Watch(threading.Thread):
         for rank in running:
             passed, since = self.moved[rank]
             place = signs[rank].split("|")[-1]
-            patience = self.of.long_patience if place in _UNSTEADY or not place else self.of.patience
+            patience = self.of.long_patience if place in UNSTEADY or not place else self.of.patience
             if passed < furthest and now - since > patience:
                 return f"rank {rank} hangs in {place} for {now - since:.0f} s, the others wait for it"
         return None

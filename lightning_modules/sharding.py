@@ -270,10 +270,6 @@ def _prepare(network: LLMRecognizer, device: torch.device) -> None:
             whole = parameter.data.to(device)
             distributed.broadcast(whole, 0)
             parameter.data.copy_(whole)
-    modules: list[Any] = list(network.modules())
-    for module in modules:
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # would repack NF4 weights in place, which shards do not bear
     llm: Any = network.llm
     llm.generate = partial(llm.generate, synced_gpus=False)  # Hugging Face's own step-keeping leaves out idle ranks
     for name in _ANSWERS:

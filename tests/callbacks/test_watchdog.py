@@ -5,7 +5,11 @@ import sys
 import time
 from pathlib import Path
 
+import lightning as L
 import pytest
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+from callbacks.watchdog import UNSTEADY, Watchdog
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,3 +41,39 @@ def test_a_lost_rank_ends_the_run_by_name(tmp_path, how, said):
     assert ranks[0].returncode == 1
     assert f"error: {said}" in error
     assert took < 60  # torch alone would wait for half an hour
+
+
+@pytest.mark.parametrize("stage", ["validation", "test"])
+def test_what_callbacks_draw_behind_an_evaluation_may_take_its_time(stage, tmp_path):
+    dog, places = Watchdog(), []
+
+    class Drawing(L.Callback):
+        """Stands before the watchdog, whose own hook at this point has not run yet."""
+
+        def on_validation_epoch_end(self, *args):
+            places.append(dog.at)
+
+        def on_test_epoch_end(self, *args):
+            places.append(dog.at)
+
+        def on_validation_batch_end(self, *args):
+            places.append(dog.at)
+
+        def on_test_batch_end(self, *args):
+            places.append(dog.at)
+
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[Drawing(), dog],
+        limit_val_batches=2,
+        limit_test_batches=2,
+    )
+    (trainer.validate if stage == "validation" else trainer.test)(BoringModel(), verbose=False)
+    within = "a batch of validation" if stage == "validation" else "a batch of the test"
+    assert places == [within, within, f"{stage}_end"]
+    assert places[-1] in UNSTEADY
