@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -102,12 +103,24 @@ def _in_turn(batches: list[list[Item]], unusable: frozenset[str], num_classes: i
         yield read_batch(batch, unusable, num_classes)
 
 
+def _end_with_the_command() -> None:
+    """A command that is killed cannot end its workers, which would wait for batches for ever."""
+
+    def wait() -> None:
+        command = multiprocessing.parent_process()
+        if command is not None:
+            command.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _at_once(batches: list[list[Item]], unusable: frozenset[str], num_classes: int, workers: int) -> Iterator[Batch]:
     """A window of a few batches a worker, so that memory does not grow with the dataset."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["skeleton_llm.skeletons.reading"])
     waiting: deque[Future[Batch]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_the_command) as pool:
         try:
             for batch in batches:
                 waiting.append(pool.submit(read_batch, batch, unusable, num_classes))

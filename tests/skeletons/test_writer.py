@@ -2,6 +2,8 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +106,21 @@ def test_facts_halves_and_what_was_left_out_are_kept(tmp_path):
     assert np.load(tmp_path / "d" / "frames.npy").shape == (sum(2 + i % 3 for i in range(6)), 2, 20, 3)
 
 
+def descendants(process: int) -> list[int]:
+    """Of a process and of all that it started."""
+    found = []
+    with suppress(OSError):
+        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
+            found += [int(child), *descendants(int(child))]
+    return found
+
+
+def alive(process: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return False
+
+
 def test_prepare_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -122,7 +139,13 @@ def test_prepare_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
     with subprocess.Popen(command("killed", "--workers", "2"), stderr=subprocess.DEVNULL) as process:
         while not (journal.is_file() and journal.stat().st_size):
             time.sleep(0.002)
+        started = descendants(process.pid)
         process.kill()
+    assert len(started) >= 2
+    deadline = time.monotonic() + 30
+    while any(map(alive, started)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, started))
     assert not (tmp_path / "killed").exists()
     done = subprocess.run(command("killed", "--workers", "2"), check=True, capture_output=True, text=True)
     assert "going on after" in done.stderr
