@@ -61,16 +61,15 @@ def test_so_do_two_ranks_with_workers_accumulation_and_all_that_a_run_remembers(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1, 2])
-def test_without_seeds_for_each_step_they_end_otherwise(bench, tmp_path, stage):
+def test_without_seeds_for_each_step_they_end_otherwise(bench, tmp_path):
     # the noise that resuming must repeat is there, and the comparison sees it
     if not (bench.base / Variant(1).name).is_dir():
         assert bench.run(Variant(1), bench.base / Variant(1).name).codes == [0]
     for shared in ("data", Variant(1).name):
         (tmp_path / shared).symlink_to(bench.base / shared)
-    config = yaml.safe_load((bench.base / f"stage{stage}.yaml").read_text())
+    config = yaml.safe_load((bench.base / "stage1.yaml").read_text())
     callbacks = config["trainer"]["callbacks"]
     config["trainer"]["callbacks"] = [one for one in callbacks if one["class_path"] != "callbacks.StepSeed"]
-    (tmp_path / f"stage{stage}.yaml").write_text(yaml.safe_dump(config))
-    found = unlike(Bench(tmp_path, bench.zygote), Variant(stage, accumulate=3))
+    (tmp_path / "stage1.yaml").write_text(yaml.safe_dump(config))
+    found = unlike(Bench(tmp_path, bench.zygote), Variant(1, accumulate=3))
     assert any(line.startswith(f"step={STEPS}.ckpt: .state_dict") for line in found)

@@ -38,6 +38,7 @@ def test_a_lost_rank_ends_the_run_by_name(tmp_path, how, said):
     finally:
         for rank in ranks:
             rank.kill()
+            rank.wait()
     assert ranks[0].returncode == 1
     assert f"error: {said}" in error
     assert took < 60  # torch alone would wait for half an hour

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ranks import on_two_ranks
 from references import stage1_by_hand
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
@@ -28,19 +29,13 @@ from small_runs import stage1_arguments
 ROOT = Path(__file__).parents[2]
 
 
-def ranks_ended(data: Path, out: Path, ranks: int, case: str) -> dict:
-    script = [sys.executable, str(ROOT / "tests/references/two_ranks.py"), str(data), str(out), str(ranks), case]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return torch.load(out, weights_only=True)
+def on_one_and_two_ranks(data: Path, out: Path, *cases: str) -> None:
+    codes, errors = on_two_ranks("two_ranks.py", data, out, *cases)
+    assert codes == [0, 0], errors
 
 
-@pytest.mark.parametrize(
-    "case", ["plain", *(pytest.param(case, marks=pytest.mark.slow) for case in ("ragged", "running"))]
-)
-def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled_batch(small_data, tmp_path, case):
-    one, two = (ranks_ended(small_data, tmp_path / f"{ranks}.pt", ranks, case) for ranks in (1, 2))
+def assert_one_is_two_with_the_doubled_batch(out: Path, case: str) -> None:
+    one, two = (torch.load(out / f"{case}_{ranks}.pt", weights_only=True) for ranks in (1, 2))
     assert two["loss"].item() == pytest.approx(one["loss"].item(), rel=1e-5)
     assert one["gradients"].keys() == two["gradients"].keys()
     for name, gradient in one["gradients"].items():
@@ -54,7 +49,26 @@ def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled
         else:
             counted = name in ("val/perplexity", "val/js_to_zipf", "val/zipf", "val/loss")
             assert right[name] == pytest.approx(value, rel=0.02 if counted else 1e-3, abs=1e-3), name
-    assert_watched_alike(tmp_path / "1", tmp_path / "2")
+    assert_watched_alike(out / f"{case}_1", out / f"{case}_2")
+
+
+def test_two_ranks_give_the_gradients_losses_and_metrics_of_one_with_the_doubled_batch(small_data, tmp_path):
+    on_one_and_two_ranks(small_data, tmp_path, "plain")
+    assert_one_is_two_with_the_doubled_batch(tmp_path, "plain")
+
+
+@pytest.mark.slow
+def test_so_do_ragged_sentences_and_averages_and_codebooks_are_the_same_after_50_steps(small_data, tmp_path):
+    on_one_and_two_ranks(small_data, tmp_path, "ragged", "running", "fifty_ragged", "fifty_ema")
+    for case in ("ragged", "running"):
+        assert_one_is_two_with_the_doubled_batch(tmp_path, case)
+    for case in ("fifty_ragged", "fifty_ema"):
+        found = torch.load(tmp_path / f"{case}_2.pt", weights_only=True)
+        codebooks = found["codebooks"]
+        assert found["revived"] > 0
+        assert codebooks[0].equal(codebooks[1])
+        norms = codebooks.view(2, 32, -1).norm(dim=-1)
+        assert norms.min() > 0.96  # nobody was revived onto padding
 
 
 def assert_watched_alike(one: Path, two: Path) -> None:
@@ -74,17 +88,6 @@ def assert_watched_alike(one: Path, two: Path) -> None:
         assert abs(ours.num - theirs.num) <= 2, tag
         for name in ("sum", "sum_squares", "min", "max"):
             assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=2, rel=0.02), (tag, name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["fifty", "fifty_ragged", "fifty_ema"])
-def test_codebooks_of_two_ranks_are_the_same_after_50_steps(small_data, tmp_path, case):
-    found = ranks_ended(small_data, tmp_path / "two.pt", 2, case)
-    codebooks = found["codebooks"]
-    assert found["revived"] > 0
-    assert codebooks[0].equal(codebooks[1])
-    norms = codebooks.view(2, 32, -1).norm(dim=-1)
-    assert norms.min() > 0.96  # nobody was revived onto padding
 
 
 def stands_alone(module: LitVQVAE, data: SkeletonDataModule, monkeypatch) -> dict:
@@ -324,16 +327,12 @@ STATEFUL = ["--model.init_args.network.codebook=ema", "--model.init_args.revive_
 STATEFUL += ["--model.init_args.zipf_momentum=0.8", "--data.init_args.preprocess.length=window"]
 
 
-@pytest.mark.parametrize(
-    ("workers", "stop", "options"),
-    [("0", 3, STATEFUL), *(pytest.param(*case, [], marks=pytest.mark.slow) for case in (("0", 3), ("2", 3), ("0", 0)))],
-)
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(
-    small_data, tmp_path, monkeypatch, capsys, request, workers, stop, options
-):
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [0, 3])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(small_data, tmp_path, monkeypatch, capsys, request, stop):
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(2 if stop == 0 else 1)  # with two threads, sums would differ from run to run
-    more = ["--data.init_args.num_workers", workers, *options]
+    more = STATEFUL
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(stage1_arguments(small_data, whole, *more)) == 0
     step = LitVQVAE.training_step

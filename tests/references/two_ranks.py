@@ -1,12 +1,18 @@
-"""Train stage 1 for some steps on one or two gloo ranks and write what came of it: two_ranks.py DATA OUT RANKS CASE."""
+"""Train stage 1 for some steps in one process, then on two gloo ranks: two_ranks.py DATA OUT CASE...
+
+Two processes run this script, told apart by LOCAL_RANK; rank 0 makes the runs of one process first (but of 50 steps).
+A run writes OUT/CASE_RANKS.pt, and its watchers' events into OUT/CASE_RANKS.
+"""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import distributed
 
 import callbacks
 from datamodules import SkeletonDataModule
@@ -19,7 +25,6 @@ CASES = {
     "plain": (1, {}, {}),
     "running": (1, {"geometry": "euclidean"}, {"zipf_momentum": 0.9, "context_scale": "sum"}),
     "ragged": (1, {"persons": "sentences"}, {"denoise": True}),
-    "fifty": (50, {"noise": True}, {"revive_every": 10, "revive_below": 5.0, "quantize_after": 5}),
     "fifty_ragged": (50, {"persons": "sentences"}, {"revive_every": 10, "revive_below": 50.0}),
     "fifty_ema": (50, {"noise": True, "codebook": "ema"}, {"revive_every": 10, "quantize_after": 5}),
 }
@@ -63,11 +68,11 @@ class Keep(L.Callback):
             torch.save({**kept, "metrics": json.dumps(metrics)}, self.out)
 
 
-def run(data: str, out: str, ranks: int, case: str) -> None:
+def run(data: str, out: Path, ranks: int, case: str) -> None:
     """One run; the global batch is 16 clips whatever the number of ranks."""
     L.seed_everything(0)
-    torch.set_num_threads(1)
     steps, network, options = CASES[case]
+    out = out / f"{case}_{ranks}.pt"
     ragged = case.endswith("ragged")
     length = Preprocess(frames=32, length="whole" if ragged else "resize")
     module = SkeletonDataModule(data, "synthetic_xsub", preprocess=length, batch_size=16 // ranks)
@@ -80,13 +85,13 @@ def run(data: str, out: str, ranks: int, case: str) -> None:
         accelerator="cpu",
         precision="64-true" if steps == 1 else "32-true",  # float32 rounds to 1e-4 of a gradient
         devices=ranks,
-        strategy="ddp_spawn" if ranks > 1 else "auto",
+        strategy="ddp" if ranks > 1 else "auto",
         max_steps=steps,
         max_epochs=-1,
         val_check_interval=steps,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        logger=TensorBoardLogger(Path(out).with_suffix(""), name="", version="") if watchers else False,
+        logger=TensorBoardLogger(out.with_suffix(""), name="", version="") if watchers else False,
         log_every_n_steps=1,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -98,4 +103,10 @@ def run(data: str, out: str, ranks: int, case: str) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    torch.set_num_threads(1)
+    data, out, *cases = sys.argv[1:]
+    for ranks in (1, 2):
+        for case in cases:
+            if ranks == 2 or (os.environ["LOCAL_RANK"] == "0" and CASES[case][0] == 1):
+                run(data, Path(out), ranks, case)
+    distributed.destroy_process_group()
