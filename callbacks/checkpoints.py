@@ -78,11 +78,13 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if step % self.every == 0 or 0 <= trainer.max_steps <= step:
             save(trainer)
-            if trainer.is_global_zero:
-                self._tidy(_folder(trainer))
+            self.tidy(trainer)
 
-    def _tidy(self, folder: Path) -> None:
+    def tidy(self, trainer: L.Trainer) -> None:
         """Remove older checkpoints, and what was not finished when a process was killed."""
+        if not trainer.is_global_zero:
+            return
+        folder = _folder(trainer)
         steps = {int(match[1]): path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
         old = [steps[step] for step in sorted(steps)[: -self.newest]]
         for path in (*old, *(path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name))):

@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed
 
-from callbacks.checkpoints import save
+from callbacks.checkpoints import Checkpoints, save
 from callbacks.settled import settle
 from skeleton_llm import signals
 
@@ -71,11 +71,11 @@ class Preemption(L.Callback):
                     f"{trainer.default_root_dir}: ranks found different checkpoints, of the steps {steps}, to go on"
                     " from; start again when all nodes see the same files"
                 )
-        self.end = time_limit() if trainer.is_global_zero else None
-        self.last, self.longest = time.time(), 0.0
+        self._look_at_the_clock(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._meet(trainer)
+        self._look_at_the_clock(trainer)  # of a start with only the test left, too
 
     def on_step_settled(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.time()
@@ -83,6 +83,9 @@ class Preemption(L.Callback):
         late = self.end is not None and now > self.end - max(self.lead, 2 * self.longest)
         if self._agreed(late):
             path = save(trainer)
+            for callback in cast(Any, trainer).callbacks:
+                if isinstance(callback, Checkpoints):
+                    callback.tidy(trainer)
             self._leave(trainer, f"saved {path}; the same command goes on from there")
 
     def on_test_batch_end(
@@ -90,6 +93,10 @@ class Preemption(L.Callback):
     ) -> None:
         if self._agreed(self.end is not None and time.time() > self.end - 10):
             self._leave(trainer, "left the test; the same command begins it anew")
+
+    def _look_at_the_clock(self, trainer: L.Trainer) -> None:
+        self.end = time_limit() if trainer.is_global_zero else None
+        self.last, self.longest = time.time(), 0.0
 
     def _meet(self, trainer: L.Trainer) -> None:
         if self.ranks is None and trainer.world_size > 1:
@@ -122,13 +129,13 @@ class Preemption(L.Callback):
 def time_limit() -> float | None:
     """When SLURM ends this job, in seconds of the epoch; None without a limit."""
     job, told = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_END_TIME")
-    if told is not None:
+    if told and told.replace(".", "", 1).isdecimal():
         return float(told)
     if job is None or shutil.which("squeue") is None:
         return None
     asked = ["squeue", "--noheader", "--jobs", job, "--format", "%e"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
     try:
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
         return time.mktime(time.strptime(answer.stdout.strip(), "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:  # "NONE", or no such job
+    except (ValueError, OSError, subprocess.SubprocessError):  # "NONE", no such job, no answer
         return None

@@ -53,6 +53,11 @@ class Progress(L.Callback):
             self.record |= {"started": time.time(), "started_at_step": trainer.global_step}
         self._write(trainer, "running", step=trainer.global_step)
 
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.record is not None and self.record["started_at_step"] is None:  # only the test is left
+            self.record |= {"started": time.time(), "started_at_step": trainer.global_step}
+            self._write(trainer, "running", step=trainer.global_step)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,7 +15,8 @@ from torch.distributed import TCPStore
 
 _TICK = 2.0  # seconds from one sign of life to the next
 _LEFT, _FAILED = "left", "failed"
-UNSTEADY = ("start", "train_start", "validation_end", "test_end", "save", "train_end")
+_FIRST = "a first step"
+UNSTEADY = ("start", "train_start", _FIRST, "validation_end", "test_end", "save", "train_end")
 """What one rank may do for long while others wait: load, compile, draw, write."""
 
 
@@ -23,18 +25,21 @@ class Watchdog(L.Callback):
 
     A thread beside the run signs every two seconds over a connection of its own to the store that the ranks met at.
     A rank is dead when it has not signed for ``dead_after``; it hangs when it has not moved on for ``patience`` while
-    others wait further along. Ranks count the hooks they pass, which are the same on all. The first two steps, and what
-    one rank does for all (writing, drawing), may take ``long_patience``.
+    others wait further along. Ranks count the hooks they pass, which are the same on all. Where all wait at the same
+    place, in a backward pass that sums over ranks, say, the one hangs whose main thread is not within PyTorch; they
+    then have ``patience`` (ten times that where they read clips), or ten times the longest that a place has taken so
+    far. The first two steps, and what one rank
+    does for all (writing, drawing), may take ``long_patience``.
 
     Args:
-        patience: seconds a rank may stay behind the others within a step.
+        patience: seconds a rank may stay behind the others, or all at one place, within a step.
         dead_after: seconds without a sign of life.
         long_patience: seconds for loading, compiling, drawing and writing.
     """
 
     def __init__(self, patience: float = 40.0, dead_after: float = 30.0, long_patience: float = 1800.0) -> None:
         self.patience, self.dead_after, self.long_patience = patience, dead_after, long_patience
-        self.passed, self.at = 0, "start"
+        self.passed, self.at, self.since, self.longest = 0, "start", time.monotonic(), 0.0
         self.thread: _Watch | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -44,17 +49,20 @@ class Watchdog(L.Callback):
             self.thread.start()
 
     def _pass(self, at: str) -> None:
-        self.passed, self.at = self.passed + 1, at
+        now = time.monotonic()
+        if self.at not in UNSTEADY or self.at == _FIRST:
+            self.longest = max(self.longest, now - self.since)
+        self.passed, self.at, self.since = self.passed + 1, at, now
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.first = trainer.global_step
         self._pass("train_start")
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self._pass("start" if trainer.global_step < self.first + 2 else "the forward pass of a step")
+        self._pass(_FIRST if trainer.global_step < self.first + 2 else "the forward pass of a step")
 
     def on_before_backward(self, trainer: L.Trainer, *args: Any) -> None:
-        self._pass("start" if trainer.global_step < self.first + 2 else "the backward pass of a step")
+        self._pass(_FIRST if trainer.global_step < self.first + 2 else "the backward pass of a step")
 
     def on_after_backward(self, *args: Any) -> None:
         self._pass("the end of a step")
@@ -117,8 +125,13 @@ class _Watch(threading.Thread):
     def __init__(self, run: Watchdog, trainer: L.Trainer) -> None:
         super().__init__(daemon=True, name="watchdog")
         self.of, self.rank, self.world = run, trainer.global_rank, trainer.world_size
+        self.main = threading.main_thread().ident
         launcher = trainer.strategy.launcher
         self.launcher = launcher if isinstance(launcher, _SubprocessScriptLauncher) else None
+        if self.launcher is not None:
+            # Lightning's own observer would kill this process when another one ends, before it has said which
+            observed, self.launcher.procs = self.launcher.procs, [*self.launcher.procs]
+            observed.clear()
         address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self.store = TCPStore(*address, None, False, timeout=timedelta(seconds=run.dead_after), wait_for_workers=False)
         self.last = ""
@@ -134,7 +147,8 @@ class _Watch(threading.Thread):
             try:
                 with self.lock:
                     if not self.last:
-                        self.store.set(f"life/{self.rank}", f"{count}|{self.of.passed}|{self.of.at}")
+                        sign = f"{count}|{self.of.passed}|{self.of.longest:.0f}|{self._line()}|{self.of.at}"
+                        self.store.set(f"life/{self.rank}", sign)
                 found = self._lost(time.monotonic(), began)
             except RuntimeError:  # the store went with the process of rank 0
                 found = None if self.last else "rank 0 is gone"
@@ -146,7 +160,7 @@ class _Watch(threading.Thread):
         """The last sign of this rank."""
         with self.lock, suppress(RuntimeError):
             self.last = last
-            self.store.set(f"life/{self.rank}", f"{last}|0|")
+            self.store.set(f"life/{self.rank}", f"{last}|0|0||")
 
     def _lost(self, now: float, began: float) -> str | None:
         """One sentence on who is lost."""
@@ -170,7 +184,7 @@ class _Watch(threading.Thread):
         for rank in running:
             sign = signs[rank]
             if sign.startswith(_FAILED):
-                return f"rank {rank} {sign.rsplit('|', 2)[0]}"
+                return f"rank {rank} {sign.rsplit('|', 4)[0]}"
             silent = now - self.seen[rank][1]
             if silent > self.of.dead_after:
                 return f"rank {rank} has given no sign of life for {silent:.0f} s (its last: {_where(sign)})"
@@ -181,15 +195,42 @@ class _Watch(threading.Thread):
             patience = self.of.long_patience if place in UNSTEADY or not place else self.of.patience
             if passed < furthest and now - since > patience:
                 return f"rank {rank} hangs in {place} for {now - since:.0f} s, the others wait for it"
-        return None
+        return self._all_wait(signs, running, now) if len(running) > 1 else None
+
+    def _all_wait(self, signs: dict[int, str], running: list[int], now: float) -> str | None:
+        """One sentence on ranks that are all at the same place and move no more."""
+        still = min(now - self.moved[rank][1] for rank in running)
+        parts = {rank: signs[rank].split("|") for rank in running}
+        places = {part[-1] for part in parts.values()}
+        if len({self.moved[rank][0] for rank in running}) > 1 or places & {*UNSTEADY, ""}:
+            return None
+        slow = 10 if next(iter(places)).startswith("reading") else 1  # a shared disk may stall for all
+        if still <= max(slow * self.of.patience, 10 * max(float(part[2]) for part in parts.values())):
+            return None
+        lines = {rank: part[3] for rank, part in parts.items()}
+        busy = [rank for rank, line in lines.items() if not line.startswith("torch/")]
+        hangs = " hangs" if 0 < len(busy) < len(running) else ""
+        named = " and ".join(f"rank {rank}{hangs} at {lines[rank]}" for rank in busy or running)
+        return f"{named} in {places.pop()}: no rank has moved on for {still:.0f} s"
 
     def _ended(self, signs: dict[int, str]) -> str | None:
         """One sentence on a process that this one started and that a signal ended."""
         for rank, process in enumerate(self.launcher.procs if self.launcher else (), start=1):
             sign = signs.get(rank, "")
-            if (process.poll() or 0) < 0 and not sign.startswith((_LEFT, _FAILED)):
-                return f"rank {rank} was ended by signal {-process.returncode} in {_where(sign)}"
+            code = process.poll() or 0
+            if code and not sign.startswith((_LEFT, _FAILED)):
+                how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                return f"rank {rank} {how} in {_where(sign)}"
         return None
+
+    def _line(self) -> str:
+        """Where the main thread is: the file, in its package, and the line."""
+        frame = sys._current_frames().get(self.main or 0)
+        if frame is None:
+            return "unknown"
+        path = frame.f_code.co_filename.replace("|", "_")
+        path = path.rpartition("/site-packages/")[2] if "/site-packages/" in path else Path(path).name
+        return f"{path}:{frame.f_lineno}"
 
     def _sign(self, rank: int) -> str:
         key = f"life/{rank}"

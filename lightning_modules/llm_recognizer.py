@@ -177,6 +177,7 @@ class LitLLMRecognizer(L.LightningModule):
             self.print(f"one training clip as the language model sees it (it learns what stands in [[ ]]):\n{shown}")
 
     def on_train_start(self) -> None:
+        self.optimization.rule(self.trainer)
         self._network.train()  # from_pretrained leaves eval mode, in which gradient checkpointing never recomputes
 
     @property

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import lightning as L
 import torch
 from torch import nn
 
@@ -51,6 +52,19 @@ class Optimization:
         optimizer = self._class()(trainable, lr=self.lr, weight_decay=self.weight_decay, **self._momentum())
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.factor(step, horizon))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def rule(self, trainer: L.Trainer) -> None:
+        """Put the config's rates and decay in the place of a checkpoint's, which differ after an override."""
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group |= {"initial_lr": self.lr, "weight_decay": self.weight_decay, **self._momentum()}
+        for config in trainer.lr_scheduler_configs:
+            schedule: Any = config.scheduler
+            schedule.base_lrs = [self.lr] * len(schedule.base_lrs)
+            rates = [self.lr * factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+            for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+            schedule._last_lr = rates
 
     def _momentum(self) -> dict[str, Any]:
         if self.optimizer == "sgd":

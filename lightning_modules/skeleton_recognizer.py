@@ -98,6 +98,9 @@ class LitSkeletonRecognizer(L.LightningModule):
         if self.tokenizer is not None:
             self.trainer.datamodule.preprocess = self.tokenizer.preprocess
 
+    def on_train_start(self) -> None:
+        self.optimization.rule(self.trainer)
+
     def on_fit_start(self) -> None:
         if self.source == "skeleton" and not self.config.reads_joints and not self.features.fitted:
             found = self.trainer.datamodule.training_sample(1024)

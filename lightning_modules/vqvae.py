@@ -138,6 +138,9 @@ class LitVQVAE(L.LightningModule):
     def setup(self, stage: str) -> None:
         self.trainer.datamodule.clean = self.denoise
 
+    def on_train_start(self) -> None:
+        self.optimization.rule(self.trainer)
+
     def on_fit_start(self) -> None:
         placed = self.vqvae.quantizer.ready or self.quantize_after is None
         if not placed and 0 < self.trainer.max_steps <= self.quantize_after:

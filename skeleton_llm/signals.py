@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -46,7 +46,7 @@ def raised() -> signal.Signals | None:
 
 
 def ignore() -> None:
-    """For helpers of a run: the run itself tells them when to end."""
+    """For helpers of a run, which the run itself tells when to end, and for its own last moments."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 
@@ -65,4 +65,5 @@ def _raise(number: int, frame: FrameType | None) -> None:
     first = not _raised
     _raised.append(signal.Signals(number))
     if first:  # not by print, which the signal may have interrupted
-        os.write(2, f"\n{_raised[0].name}: saving at the next optimiser step (Ctrl-\\ leaves at once)\n".encode())
+        with suppress(OSError):  # a terminal that is gone
+            os.write(2, f"\n{_raised[0].name}: saving at the next optimiser step (Ctrl-\\ leaves at once)\n".encode())

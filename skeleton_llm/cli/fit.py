@@ -218,7 +218,7 @@ class SkeletonCLI(LightningCLI):
             # the results of a finished run stay what they are on any machine
             refuse_another(self.folder, [part for part in differing if not (self.finished and "ranks" in part)])
         if self.finished and not (self.override and (self.changed or differing)):
-            raise Finished(summary(self.folder))
+            raise Finished(summary(self.folder) if self.trainer.is_global_zero else "")
         path = self.config[self.subcommand]["ckpt_path"]
         step = step_of(Path(path)) if path else None
         if not self.trainer.is_global_zero:
@@ -304,7 +304,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
     try:
         open_run(SkeletonCLI, command, arguments)
     except Finished as done:
-        print(done)
+        print(done, end="\n" if str(done) else "")
     except argparse.ArgumentError as error:
         print(f"config error: {sentence(error)}", file=sys.stderr)
         return 2

@@ -9,7 +9,10 @@ export MASTER_PORT=${MASTER_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}
 export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1} # compute nodes have no internet
 # the run saves and leaves before its time is over; not every SLURM sets this, and no container can ask
-end=$(date -d "$(squeue -h -j "$SLURM_JOB_ID" -o %e)" +%s 2>/dev/null) && export SLURM_JOB_END_TIME="$end"
+if [ -z "${SLURM_JOB_END_TIME:-}" ]; then
+  told=$(squeue -h -j "$SLURM_JOB_ID" -o %e 2>/dev/null) # of nothing, date would make today's midnight
+  [ -n "$told" ] && end=$(date -d "$told" +%s 2>/dev/null) && export SLURM_JOB_END_TIME="$end"
+fi
 
 say() { echo "$(date '+%F %T') start $start: $*"; }
 saved() { # the step of the newest checkpoint
@@ -28,6 +31,7 @@ after=$(saved)
 
 case $code in
   0) say "ended well"; exit 0 ;;
+  *) if [ "$run/results.json" -nt "$idle_file" ]; then say "ended well"; exit 0; fi ;;& # and was signalled at its end
   85) ;;  # saved on request
   138) ;; # SIGUSR1 in the first moments of Python, before the run could hear it; nobody but --signal sends it
   *)      # a crash, whose other ranks srun ends by 143 too, or a person (130): no restart would mend these
@@ -42,5 +46,9 @@ if [ $idle -ge $idle_starts ]; then
   exit $code
 fi
 say "exit code $code at step ${after:-0}: to be started again"
-scontrol requeue "$SLURM_JOB_ID" && sleep 60 # SLURM ends this script meanwhile
+for pause in 10 30 60 120 0; do # the controller may be away for a moment
+  scontrol requeue "$SLURM_JOB_ID" && sleep 60 && exit $code # SLURM ends this script meanwhile
+  sleep $pause
+done
+say "scontrol requeue was refused: submit the run again, it goes on from step ${after:-0}"
 exit $code

@@ -67,7 +67,7 @@ def _foreign_room() -> str | None:
     return None
 
 
-def _train_or_test(command: str, arguments: Sequence[str]) -> int:
+def _train_or_test(command: str, arguments: Sequence[str], *, program: bool) -> int:
     took = command == "fit" and signals.install()  # before the imports, which take seconds
     try:
         from skeleton_llm.cli.preflight import mismatch
@@ -80,7 +80,9 @@ def _train_or_test(command: str, arguments: Sequence[str]) -> int:
 
         return run(command, arguments)
     finally:
-        if took:
+        if took and program:  # what is saved, or finished, stays so in exit code too
+            signals.ignore()
+        elif took:
             signals.restore()
 
 
@@ -104,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         if command in ("export", "slurm"):
             return getattr(import_module(f"skeleton_llm.cli.{command}"), command)(rest)
-        return _train_or_test(command, rest)
+        return _train_or_test(command, rest, program=argv is None)
     print(f'skeleton-llm: unknown command {command!r}; "skeleton-llm --help" lists them', file=sys.stderr)
     return 2
 

@@ -79,10 +79,10 @@ def ask_queue() -> dict[str, Queued] | None:
 
     A task of an array job stands there as ARRAY_TASK, and once it works by the number of its own too.
     """
-    asked = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%A|%T|%r"]
     try:
+        asked = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%A|%T|%r"]
         answer = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=20)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, KeyError, subprocess.SubprocessError):  # KeyError: a user without a name
         return None
     found = {}
     for line in answer.stdout.splitlines():

@@ -129,7 +129,7 @@ def _refuse_missing(config: Any, *, chained: bool) -> None:
     PreparedDataset.open(config["data"]["init_args"]["folder"])
     model = config["model"]["init_args"]
     tokenizer = model.get("tokenizer")
-    if tokenizer and not chained and not (Path(tokenizer) / "config.json").is_file():
+    if tokenizer and not chained and not (Path(tokenizer) / "dataset.json").is_file():
         raise FileNotFoundError(
             f'{tokenizer} holds no tokenizer; wait for stage 1, or chain by --after ("make slurm" does)'
         )

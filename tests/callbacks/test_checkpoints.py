@@ -1,6 +1,7 @@
 import math
 import os
 import signal
+import subprocess
 import time
 
 import lightning as L
@@ -12,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from callbacks import AtomicCheckpointIO, Checkpoints, Export, Preemption, StepSeed
+from callbacks.preemption import time_limit
 
 
 class Measured(BoringModel):
@@ -149,6 +151,25 @@ def test_slurms_time_limit_stops_a_run_without_any_signal(tmp_path, monkeypatch,
     assert left.value.code == 85
     assert names(tmp_path / "late") == {"step=1.ckpt"}
     assert "asked to stop: saved" in capsys.readouterr().err
+    for step in (1, 2):
+        again = tmp_path / f"late/checkpoints/step={step}.ckpt"
+        with pytest.raises(SystemExit):
+            fit(tmp_path / "late", callbacks=[Preemption(lead=120), Checkpoints(every=8)], ckpt_path=again)
+    assert names(tmp_path / "late") == {"step=2.ckpt", "step=3.ckpt"}  # no more of them than Checkpoints keeps
+
+
+@pytest.mark.parametrize("error", [subprocess.TimeoutExpired("squeue", 30), OSError(), None])
+def test_a_slurm_that_does_not_answer_stops_no_run(monkeypatch, error):
+    def ask(*_, **__):
+        if error is not None:
+            raise error
+        return subprocess.CompletedProcess([], 1, stdout="")
+
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    monkeypatch.setattr("shutil.which", lambda _: "squeue")
+    monkeypatch.setattr("subprocess.run", ask)
+    assert time_limit() is None
 
 
 def test_a_signal_in_the_middle_of_a_validation_saves_the_step_that_was_validated(tmp_path):

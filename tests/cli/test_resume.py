@@ -35,6 +35,10 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
     (tmp_path / "step=30.ckpt").write_bytes((tmp_path / "step=20.ckpt").read_bytes()[:-100])
     torch.save({"no": "step"}, tmp_path / "step=40.ckpt")
     torch.save({"global_step": 50}, tmp_path / "best.ckpt")  # of the middle of a step
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    torch.save({"global_step": 60}, elsewhere / "step=60.ckpt")
+    (tmp_path / "step=60.ckpt").symlink_to(elsewhere / "step=60.ckpt")
     (tmp_path / "last.ckpt").symlink_to("nowhere.ckpt")
     shards = tmp_path / "step=25.ckpt"
     shards.mkdir()
@@ -68,7 +72,9 @@ def test_what_slurm_is_asked_for_is_no_part_of_a_run():
 def test_a_changed_run_goes_on_knowingly_and_the_change_is_kept(small_data, runs, tmp_path, capsys):
     folder = tmp_path / "stage1"
     assert main(stage1_arguments(small_data, folder)) == 0
+    rates = {"lr": 5e-4, "weight_decay": 0.3}
     more = ["--trainer.max_steps", "7"]
+    more += [f"--model.init_args.optimization.{name}={value}" for name, value in rates.items()]
     assert main(stage1_arguments(small_data, folder, *more)) == 2
     error = capsys.readouterr().err
     assert "trainer.max_steps (6 -> 7)" in error
@@ -77,8 +83,12 @@ def test_a_changed_run_goes_on_knowingly_and_the_change_is_kept(small_data, runs
     captured = capsys.readouterr()
     assert "going on from step 6 (" in captured.err
     assert "finished:" in captured.out
-    assert "from step 6: trainer.max_steps (6 -> 7)\n" in (folder / "overrides.txt").read_text()
-    assert newest_checkpoint(folder / "checkpoints").name == "step=7.ckpt"
+    assert "trainer.max_steps (6 -> 7)" in (folder / "overrides.txt").read_text()
+    newest = newest_checkpoint(folder / "checkpoints")
+    assert newest.name == "step=7.ckpt"
+    (group,) = torch.load(newest, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert group["weight_decay"] == rates["weight_decay"]
+    assert group["initial_lr"] == rates["lr"]  # and not the checkpoint's
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_steps"] == 7
     assert (folder / "results.step=6.json").is_file()
     assert main(stage1_arguments(small_data, folder, *more)) == 0  # the new config is the run's now

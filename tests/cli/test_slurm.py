@@ -2,6 +2,7 @@ import os
 import shlex
 import subprocess
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import yaml
@@ -219,9 +220,11 @@ def start(programs, tmp_path, monkeypatch):
 
     def run(code: int, step: int | None = None, restart: int = 0, *, leave: bool = False) -> tuple[int, str]:
         save = [] if step is None else [f'mkdir -p "{tmp_path}/runs/a b/checkpoints/step={step}.ckpt"']
-        shown = 'printf "%s\\n" "$@" "$MASTER_ADDR $MASTER_PORT $OMP_NUM_THREADS $HF_HUB_OFFLINE" >"$told/given"'
+        facts_of_run = '"$MASTER_ADDR $MASTER_PORT $OMP_NUM_THREADS $HF_HUB_OFFLINE"'
+        shown = f'printf "%s\\n" "$@" {facts_of_run} >"$told/given"; echo "${{SLURM_JOB_END_TIME:-none}}" >"$told/end"'
         programs("srun", *save, shown, *(["leave"] if leave else []), f"exit {code}")
         kept = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "MASTER_ADDR")}
+        kept.pop("SLURM_JOB_END_TIME", None)
         environment = kept | facts | {"SLURM_RESTART_COUNT": str(restart)}
         done = subprocess.run(["bash"], input=script, env=environment, capture_output=True, text=True, check=False)
         assert done.stderr == ""
@@ -256,6 +259,36 @@ def test_a_run_that_left_well_is_started_again_though_srun_ended_a_slower_rank(s
     programs("leave", f"""/bin/sleep 0.05; echo '{{"state": "preempted"}}' >"{record}" """)
     start(143, step=3, leave=True)
     assert programs.told() == "requeue 9\n"
+
+
+def test_a_run_that_was_signalled_when_it_had_finished_has_ended_well(start, programs, tmp_path):
+    results = tmp_path / "runs/a b/results.json"
+    results.write_text("{}")
+    assert start(143)[0] == 143  # the results of an earlier start
+    programs("leave", f"""/bin/sleep 0.05; echo '{{}}' >"{results}" """)
+    assert start(143, leave=True) == (0, ANY)
+    assert programs.told() == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "end"),
+    [("echo 2030-01-01T00:00:00", "1893456000"), ("exit 1", "none"), ("echo NONE", "none"), ("echo N/A", "none")],
+)
+def test_the_run_is_told_when_its_time_is_over_and_nothing_where_slurm_does_not_know(
+    start, programs, tmp_path, monkeypatch, answer, end
+):
+    monkeypatch.setenv("TZ", "UTC")
+    programs("squeue", answer)
+    assert start(0)[0] == 0
+    assert (tmp_path / "programs/end").read_text().strip() == end
+
+
+def test_a_refused_requeue_is_tried_again_and_then_told(start, programs):
+    programs("scontrol", '[ $1 = show ] && echo n1 || { echo "requeue $2" >>"$told/told"; exit 1; }')
+    ended, said = start(85, step=5)
+    assert ended == 85
+    assert programs.told() == "requeue 9\n" * 5
+    assert "scontrol requeue was refused: submit the run again, it goes on from step 5" in said
 
 
 def test_starts_that_save_no_step_come_to_an_end(start, programs):

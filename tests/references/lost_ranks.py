@@ -1,4 +1,4 @@
-"""One of two gloo ranks, of which rank 1 is lost: lost_ranks.py FOLDER hang|freeze|fail.
+"""One of two gloo ranks, of which rank 1 is lost: lost_ranks.py FOLDER hang|freeze|fail|backward|test.
 
 LOCAL_RANK, MASTER_ADDR and MASTER_PORT are torchrun's.
 """
@@ -12,34 +12,50 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from callbacks import Watchdog
+from callbacks import Preemption, Watchdog
 
 
 class Lost(BoringModel):
     """Rank 1 gets no further than batch 5."""
 
     def training_step(self, batch, batch_idx):
-        if batch_idx == 5 and self.global_rank == 1:
+        if batch_idx == 5 and self.global_rank == 1 and sys.argv[2] != "test":
             (Path(sys.argv[1]) / "lost").touch()
+            if sys.argv[2] == "backward":
+                self.layer.weight.register_hook(hang)
+                return super().training_step(batch, batch_idx)
             if sys.argv[2] == "hang":
-                time.sleep(600)
+                hang()
             if sys.argv[2] == "freeze":
                 os.kill(os.getpid(), signal.SIGSTOP)
             raise ValueError("no such batch")
         return super().training_step(batch, batch_idx)
 
+    def test_step(self, batch, batch_idx):
+        if batch_idx == 5 and self.global_rank == 1:
+            (Path(sys.argv[1]) / "lost").touch()
+            hang()
+        return super().test_step(batch, batch_idx)
+
+
+def hang(*_):
+    time.sleep(600)
+
 
 if __name__ == "__main__":
-    L.Trainer(
+    trainer = L.Trainer(
         default_root_dir=sys.argv[1],
         accelerator="cpu",
         devices=2,
         strategy="ddp",
-        callbacks=[Watchdog(patience=6, dead_after=12)],
+        # the other way round than in configs/: ranks meet before the watchdog counts
+        callbacks=[Preemption(), Watchdog(patience=6, dead_after=12)],
         max_steps=20,
         limit_val_batches=0,
+        limit_test_batches=10,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    ).fit(Lost())
+    )
+    (trainer.test if sys.argv[2] == "test" else trainer.fit)(Lost())
