@@ -33,7 +33,7 @@ STAGE1 = --config configs/stage1.yaml $(OVERLAYS) $(foreach c,$(CONFIG1),--confi
 STAGE2 = --config configs/stage2.yaml $(OVERLAYS) $(foreach c,$(CONFIG2),--config $(c)) $(MODEL) \
   --trainer.default_root_dir $(RUN_DIR)/stage2 --model.init_args.tokenizer $(RUN_DIR)/stage1/tokenizer
 SUBMIT = $(CLI) slurm $(if $(DRY_RUN),--dry-run) $(if $(AFTER),--after $(AFTER))
-ASKED = $(if $(NODES),--trainer.num_nodes $(NODES)) $(if $(GPUS),--trainer.devices $(GPUS)) \
+ASKED = $(if $(NODES),--trainer.num_nodes $(NODES)) $(if $(GPUS),--trainer.accelerator gpu --trainer.devices $(GPUS)) \
   $(if $(PARTITION),--slurm.partition $(PARTITION)) $(if $(ACCOUNT),--slurm.account $(ACCOUNT)) $(if $(TIME),--slurm.time $(TIME))
 
 .NOTPARALLEL:

@@ -20,7 +20,7 @@ STAGE1 += " ablation/no_noise ablation/continuous ablation/ema ablation/person_s
 STAGE1 += " ablation/night ablation/tiny ablation/tiny_tokenizer"
 STAGE1 += " watch/* slurm/*"
 STAGE1 += " ablation/windows ablation/whole_clips"
-STAGE2 = "data/* unseen/* llm/* paper/llm_ar_stage2"
+STAGE2 = "data/* unseen/* llm/* paper/*_stage2"
 STAGE2 += " slurm/* hardware/a100 hardware/v100 hardware/ddp hardware/fsdp1 hardware/fsdp2* hardware/amx"
 STAGE2 += " ablation/full_tuning ablation/frozen ablation/untrained_llm ablation/no_input_map"
 STAGE2 += " ablation/night ablation/tiny"
@@ -54,7 +54,8 @@ def test_every_legal_overlay_parses_and_changes_something(base, overlay, capsys)
             main(["fit", *arguments, *more, *tokenizer, "--print_config"])
         assert left.value.code == 0
         shown.append(capsys.readouterr().out)
-    assert shown[0] != shown[1] or overlay.stem == "built_in"
+    # the second: what it changes is the paper's, behind which it stands
+    assert shown[0] != shown[1] or overlay.stem in ("built_in", "four_gpus_stage1")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda p: p.stem)

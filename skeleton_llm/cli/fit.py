@@ -69,6 +69,19 @@ class WholeConfig(SaveConfigCallback):
         write_whole(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
+class _OfSteps:
+    """A progress bar of the whole run; Lightning's begins anew with what is left, and counts epochs that no run has."""
+
+    trainer: L.Trainer
+
+    @property
+    def total_train_batches(self) -> int:
+        return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "Training  "  # as long as "Validation", or the lines would jump
+
+
 class _BarValues:
     """A step's values beside the progress bar's own (``others``), read every so many steps.
 
@@ -201,6 +214,8 @@ class SkeletonCLI(LightningCLI):
         if hasattr(launcher, "_call_children_scripts"):
             launcher._call_children_scripts = partial(_held, launcher._call_children_scripts)
         bar: Any = trainer.progress_bar_callback
+        if bar is not None and trainer.max_steps > 0:
+            bar.__class__ = type("StepBar", (_OfSteps, type(bar)), {})
         if bar is not None and hasattr(bar, "_refresh_rate"):
             # showing a value waits for the device: not at every step, but when values are logged
             every = config["log_every_n_steps"] or 50
@@ -282,6 +297,7 @@ def open_run(kind: type[SkeletonCLI], command: str, arguments: Sequence[str]) ->
         "It is recommended to use `self.log.*sync_dist=True.*",  # what is logged is over all ranks already
         "The `srun` command is available.*",  # make slurm-stage1 uses it
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # the stream starts where it stopped,
+        "The number of training batches.*smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message)
     given = [_UNALIGNED if argument == "--allow-unaligned" else argument for argument in arguments]

@@ -26,8 +26,11 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint with the highest step; links and damaged ones are passed over.
 
     Raises:
-        ValueError: one holds more than tensors and plain values: loading it could run its code.
+        ValueError: one holds more than tensors and plain values: loading it could run its code; or the folder is
+            a link.
     """
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link, and runs go on through none; put the folder itself there")
     found = {}
     for path in sorted(folder.glob("*.ckpt")):
         if path.is_symlink() or path.name in (BEST, REPLACED_BEST):
@@ -72,11 +75,11 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def changes(then: Any, now: Any) -> list[str]:
-    """What another config gives to a run, a key each; where and how long it may run at SLURM is no part of it."""
+    """What another config gives to a run, a key each; where it lies, and what SLURM is told, is no part of it."""
     before, after = flat(then), flat(now)
     keys = sorted(
         key
-        for key in {*before, *after} - {"ckpt_path"}
+        for key in {*before, *after} - {"ckpt_path", "trainer.default_root_dir"}
         if before.get(key) != after.get(key) and not key.startswith("slurm.")
     )
     return [f"{key} ({before.get(key)} -> {after.get(key)})" for key in keys]
@@ -93,15 +96,19 @@ def began_with(folder: Path) -> Any:
         raise FileNotFoundError(
             f"{known} is missing, so nobody knows how the run in its folder began; give another RUN="
         )
-    return yaml.safe_load(known.read_text())
+    try:
+        return yaml.safe_load(known.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{known} is no YAML any more, so nobody knows how the run began; give another RUN="
+        ) from error
 
 
 def refuse_changes(folder: Path, changed: list[str]) -> None:
     """Raise where a run began with another config."""
     if changed:
         raise ValueError(
-            f"{folder} holds a run with another config: {', '.join(changed[:5])};"
-            f" give it the old values, {_OVERRIDE}, or remove the folder"
+            f"{folder} holds a run with another config: {', '.join(changed[:5])}; give it the old values, {_OVERRIDE}"
         )
 
 
@@ -118,9 +125,14 @@ def same_run(folder: Path, identity: Mapping[str, Any]) -> list[str]:
     known = folder / "run.json"
     if not known.is_file():
         return []
-    then = json.loads(known.read_text())
+    try:
+        then = dict(json.loads(known.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{known} cannot be read, so nobody knows what the run stands on; give another RUN="
+        ) from error
     return [
-        f"another {_NAMES.get(name, name)} ({then[name]} -> {value})"
+        f"another {_NAMES.get(name, name)} ({str(then[name])[:12]} -> {str(value)[:12]})"
         for name, value in identity.items()
         if name in then and then[name] != value
     ]

@@ -105,6 +105,8 @@ def find_shape(trainer: Any) -> Shape:
             f"trainer.accelerator {accelerator} does not tell whether GPUs are wanted; set it to gpu"
             " (configs/hardware/a100.yaml and v100.yaml do) or cpu"
         )
+    if int(trainer["num_nodes"]) < 1:
+        raise ValueError(f"trainer.num_nodes must be at least 1, got {trainer['num_nodes']}")
     return Shape(int(trainer["num_nodes"]), int(devices), on_gpus=accelerator != "cpu")
 
 
@@ -180,6 +182,11 @@ def _fit(job: SlurmJob, shape: Shape) -> list[str]:
 
 
 def _options(job: SlurmJob, shape: Shape, folder: Path, own: Mapping[str, Any]) -> Iterator[str]:
+    if job.gpu_type and not shape.on_gpus:
+        raise ValueError(
+            f"slurm.gpu_type {job.gpu_type} asks for GPUs, but trainer.accelerator is cpu; set it to gpu"
+            " (configs/hardware/a100.yaml and v100.yaml do)"
+        )
     name = "-".join(folder.absolute().parts[-2:])
     kind = f"{job.gpu_type}:" if job.gpu_type else ""
     known = {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -46,6 +47,25 @@ def test_the_newest_whole_checkpoint_is_found(tmp_path, capsys):
     assert "step=30.ckpt is damaged and passed over" in capsys.readouterr().err
     torch.save({"global_step": 25, "shards": {}}, shards / "meta.pt")
     assert newest_checkpoint(tmp_path) == shards
+
+
+def test_a_folder_of_checkpoints_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "real").mkdir()
+    torch.save({"global_step": 3}, tmp_path / "real/step=3.ckpt")
+    (tmp_path / "checkpoints").symlink_to(tmp_path / "real")
+    with pytest.raises(ValueError, match="checkpoints is a link, and runs go on through none"):
+        newest_checkpoint(tmp_path / "checkpoints")
+
+
+def test_a_run_that_was_moved_is_the_same_run_and_what_is_no_record_is_named(runs, small_data, tmp_path, capsys):
+    moved = tmp_path / "moved"
+    shutil.copytree(runs / "stage1", moved)
+    assert main(stage1_arguments(small_data, moved)) == 0
+    assert f"finished: {moved}" in capsys.readouterr().out
+    for name in ("run.json", "config.yaml"):
+        (moved / name).write_text("[")
+        assert main(stage1_arguments(small_data, moved)) == 2
+        assert f"{moved / name} " in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_would_run_code_is_refused_before_anything_starts(small_data, tmp_path, capsys):

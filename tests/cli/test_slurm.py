@@ -92,6 +92,7 @@ def test_the_script_asks_for_what_the_config_says(small_data, tmp_path, capsys):
             ["--model.init_args.llm.name", "no/such-model"],
             "fetch it first: skeleton-llm download no/such-model --words",
         ),
+        (["--slurm.gpu_type", "a100"], "slurm.gpu_type a100 asks for GPUs, but trainer.accelerator is cpu"),
         (["--after", "runs/never"], "no job is known for runs/never (--after): submit that run first"),
     ],
 )
@@ -112,6 +113,7 @@ def test_what_the_job_would_stumble_over_is_told_before_it_is_submitted(
         ({"devices": "auto"}, "trainer.devices auto does not tell SLURM how many GPUs"),
         ({"devices": [0, 1]}, r"trainer.devices \[0, 1\] does not tell"),
         ({"devices": -1}, "trainer.devices -1 does not tell"),
+        ({"num_nodes": 0}, "trainer.num_nodes must be at least 1, got 0"),
         ({"accelerator": "auto"}, "trainer.accelerator auto does not tell whether GPUs are wanted"),
     ],
 )
@@ -367,7 +369,18 @@ def test_make_hands_its_variables_on():
     alone = {"PATH": os.environ["PATH"]}
     shown = subprocess.run(asked, cwd=ROOT, env=alone, capture_output=True, text=True, check=True).stdout
     first, second = (shlex.split(line)[1:] for line in shown.splitlines() if "skeleton-llm slurm" in line)
-    size = ["--trainer.num_nodes", "2", "--trainer.devices", "4", "--slurm.partition", "p", "--slurm.account", "c"]
+    size = [
+        "--trainer.num_nodes",
+        "2",
+        "--trainer.accelerator",
+        "gpu",
+        "--trainer.devices",
+        "4",
+        "--slurm.partition",
+        "p",
+        "--slurm.account",
+        "c",
+    ]
     size += ["--slurm.time", "2-00:00:00", "--trainer.max_steps=9"]
     assert first[:2] == ["slurm", "--dry-run"]
     assert second[:4] == ["slurm", "--dry-run", "--after", "runs/a/stage1"]
