@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -38,6 +39,22 @@ def restore() -> None:
         signal.signal(number, handler)
     _before.clear()
     _raised.clear()
+
+
+def leave_with_parent() -> None:
+    """End this process, a rank that another one started, when that one is gone: the ranks may not have met yet."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        with suppress(OSError):
+            os.write(
+                2, f"error: rank {os.environ.get('LOCAL_RANK')} ends: the process that started it is gone\n".encode()
+            )
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent").start()
 
 
 def raised() -> signal.Signals | None:

@@ -1,5 +1,8 @@
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -28,10 +31,6 @@ def test_a_signal_raises_a_flag_and_a_second_one_breaks_nothing(number, capfd):
 
 
 def test_a_process_that_starts_with_signals_held_back_takes_them_when_it_installs_its_flag(tmp_path):
-    import subprocess
-    import sys
-    import time
-
     child = (
         "import time\nfrom skeleton_llm import signals\ntime.sleep(1)\nsignals.install()\nprint(signals.raised().name)"
     )
@@ -40,3 +39,15 @@ def test_a_process_that_starts_with_signals_held_back_takes_them_when_it_install
     time.sleep(0.1)
     started.send_signal(signal.SIGUSR1)
     assert started.communicate(timeout=60)[0].strip() == "SIGUSR1"
+
+
+def test_a_rank_ends_with_the_process_that_started_it(tmp_path):
+    rank = "import time\nfrom skeleton_llm import signals\nsignals.leave_with_parent()\n"
+    rank += "print('up', flush=True)\ntime.sleep(99)"
+    first = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {rank!r}])\ntime.sleep(99)"
+    with subprocess.Popen([sys.executable, "-c", first], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as started:
+        assert started.stdout.readline() == b"up\n"
+        begin = time.monotonic()
+        started.kill()
+        assert b"ends: the process that started it is gone" in started.stderr.read()  # until both have closed it
+    assert time.monotonic() - begin < 30

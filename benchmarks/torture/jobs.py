@@ -183,7 +183,7 @@ def _wait(job: _Forked | _Command, blows: list[Blow], *, all_die: bool) -> Ended
                         struck.append((rank, blow.number, ready))
         if any(code is not None for code in job.codes()):
             first_end = first_end or now
-            if all_die:
+            if all_die and any(job.codes()):  # not where all had come to their end before the blow
                 job.sweep()
         if now > (LONGEST if first_end is None else first_end + LOST):
             hung = True

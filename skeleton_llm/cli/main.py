@@ -69,6 +69,8 @@ def _foreign_room() -> str | None:
 
 def _train_or_test(command: str, arguments: Sequence[str], *, program: bool) -> int:
     took = command == "fit" and signals.install()  # before the imports, which take seconds
+    if program and "LOCAL_RANK" in os.environ:
+        signals.leave_with_parent()
     try:
         from skeleton_llm.cli.preflight import mismatch
 
