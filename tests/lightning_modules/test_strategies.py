@@ -284,7 +284,7 @@ def test_stage_1_is_not_sharded(tmp_path, capsys):
 
 
 def test_the_tuning_that_cannot_be_sharded_runs_on_one_process_or_by_ddp():
-    trainer = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true"}
+    trainer = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "precision": "32-true", "max_steps": 9}
     model = {"tuning": {"mode": "int8"}, "llm": None, "optimization": None}
     for strategy in ("auto", "ddp", "ddp_spawn", {"class_path": "lightning.pytorch.strategies.DDPStrategy"}):
         refuse_impossible(model, {**trainer, "strategy": strategy})
