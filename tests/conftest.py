@@ -12,11 +12,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 torch.set_num_threads(1)  # two test processes with two threads each wait for one another on two cores
 ROOT = Path(__file__).parents[1]
+_LONGEST = ("test_pipeline.py", "test_on_slurm.py", "test_torture.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test begins first: at the end one process would wait eight minutes for it."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    """The longest begin first, each in a process of its own: at the end one would wait minutes for them."""
+    longest = [item for item in items if item.path.name in _LONGEST and item.get_closest_marker("slow")]
+    rest = [item for item in items if item not in longest]
+    for place, item in enumerate(longest):
+        rest.insert(place * len(items) // len(longest), item)
+    items[:] = rest
 
 
 @pytest.fixture(scope="session")

@@ -159,15 +159,15 @@ def last_checkpoint(run: Path, step: int) -> dict:
 def test_both_stages_preempted_on_two_nodes_end_with_the_weights_of_an_untouched_run(
     slurm, submit, small_data, tmp_path, capsys
 ):
-    size = [*TWO_BY_TWO, "--data.init_args.batch_size", "4", "--trainer.val_check_interval", "20"]
+    size = [*TWO_BY_TWO, "--data.init_args.batch_size", "4", "--trainer.val_check_interval", "15"]
     # with four ranks DDP sums in another order after a restart, unless it is told to look for unused parameters
     size += ["--trainer.strategy", "ddp_find_unused_parameters_true"]
 
     def both(name: str) -> tuple[Path, Path, str, str]:
         one, two = tmp_path / name / "stage1", tmp_path / name / "stage2"
-        first = submit(*stage1_arguments(small_data, one)[1:], *size, "--trainer.max_steps", "60")
+        first = submit(*stage1_arguments(small_data, one)[1:], *size, "--trainer.max_steps", "45")
         chained = stage2_arguments(small_data, two, one / "tokenizer")[1:]
-        second = submit(*chained, *size, "--trainer.max_steps", "40", "--after", str(one))
+        second = submit(*chained, *size, "--trainer.max_steps", "30", "--after", str(one))
         return one, two, first, second
 
     one, two, first, second = both("touched")
@@ -185,7 +185,7 @@ def test_both_stages_preempted_on_two_nodes_end_with_the_weights_of_an_untouched
 
     untouched = both("untouched")
     assert slurm.wait(untouched[3], *ENDED, seconds=600)["JobState"] == "COMPLETED"
-    for run, reference, step in ((one, untouched[0], 60), (two, untouched[1], 40)):
+    for run, reference, step in ((one, untouched[0], 45), (two, untouched[1], 30)):
         touched, whole = last_checkpoint(run, step), last_checkpoint(reference, step)
         for part in ("state_dict", "optimizer_states", "lr_schedulers"):
             torch.testing.assert_close(touched[part], whole[part], rtol=0, atol=0)

@@ -237,8 +237,7 @@ def test_no_step_of_a_run_with_the_shipped_callbacks_waits_for_the_device(small_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_the_step_compiles_as_one_graph_and_gives_the_same(small_data, backend):
+def test_the_step_compiles_as_one_graph_and_gives_the_same(small_data):
     script = f"""
 import torch
 from types import SimpleNamespace
@@ -249,7 +248,7 @@ from skeleton_llm.networks import VQVAEConfig
 data = SkeletonDataModule({str(small_data)!r}, "synthetic_xsub", batch_size=4)
 batch = data.batches("train").__getitems__([(0, i) for i in range(4)])
 real = torch.compile
-torch.compile = lambda f, **options: real(f, backend={backend!r}, **options)
+torch.compile = lambda f, **options: real(f, backend="aot_eager", **options)  # inductor takes minutes
 found = []
 for compiled in (False, True):
     torch.manual_seed(0)
@@ -259,7 +258,7 @@ for compiled in (False, True):
     module.log = lambda *args, **kwargs: None
     loss = module.training_step(batch, 0)["loss"]
     loss.backward()
-    if compiled and {backend!r} == "aot_eager":  # each form takes inductor half a minute
+    if compiled:
         # the step before the codebook stands, noise, validation and its smaller last batch
         module.vqvae.quantizer.noise = True
         for ready in (True, False):
@@ -328,17 +327,16 @@ STATEFUL += ["--model.init_args.zipf_momentum=0.8", "--data.init_args.preprocess
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stop", [0, 3])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(small_data, tmp_path, monkeypatch, capsys, request, stop):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(small_data, tmp_path, monkeypatch, capsys, request):
     request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
-    torch.set_num_threads(2 if stop == 0 else 1)  # with two threads, sums would differ from run to run
+    torch.set_num_threads(2)  # with two threads, sums would differ from run to run
     more = STATEFUL
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert main(stage1_arguments(small_data, whole, *more)) == 0
     step = LitVQVAE.training_step
 
     def interrupted(self, batch, batch_idx):
-        if batch_idx == stop:
+        if batch_idx == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         return step(self, batch, batch_idx)
 
@@ -348,7 +346,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(small_data, tmp_path, m
         with pytest.raises(SystemExit) as left:
             main(stage1_arguments(small_data, stopped, *more))
     assert left.value.code == 85
-    assert newest_checkpoint(stopped / "checkpoints").name == f"step={stop + 1}.ckpt"
+    assert newest_checkpoint(stopped / "checkpoints").name == "step=1.ckpt"
     assert main(stage1_arguments(small_data, stopped, *more, "--model.init_args.zipf_weight", "0.3")) == 2
     assert "model.init_args.zipf_weight (0.2 -> 0.3)" in capsys.readouterr().err
     assert main(stage1_arguments(small_data, stopped, *more)) == 0
