@@ -15,12 +15,13 @@ ROOT = Path(__file__).parents[1]
 _LONGEST = ("test_pipeline.py", "test_on_slurm.py", "test_torture.py")
 
 
+@pytest.hookimpl(trylast=True)  # behind the choice of slow ones
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest begin first, each in a process of its own: at the end one would wait minutes for them."""
     longest = [item for item in items if item.path.name in _LONGEST and item.get_closest_marker("slow")]
     rest = [item for item in items if item not in longest]
     for place, item in enumerate(longest):
-        rest.insert(place * len(items) // len(longest), item)
+        rest.insert(-(-place * len(items) // len(longest)), item)
     items[:] = rest
 
 
