@@ -17,7 +17,7 @@ _UNFINISHED = re.compile(r"\..*\.ckpt\..*tmp")
 
 
 def save(trainer: L.Trainer) -> Path:
-    """Write ``checkpoints/step=N.ckpt`` of the run's folder; all ranks together.
+    """Write ``checkpoints/step=N.ckpt`` of the run's folder, and remove what is one too many; all ranks together.
 
     What TensorBoard was told so far is on disk before it: curves go on from a checkpoint without a gap.
     """
@@ -25,6 +25,9 @@ def save(trainer: L.Trainer) -> Path:
         writer.flush()
     path = _folder(trainer) / f"step={trainer.global_step}.ckpt"
     trainer.save_checkpoint(path, weights_only=False)
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, Checkpoints) and trainer.is_global_zero:
+            callback.tidy(_folder(trainer))
     return path
 
 
@@ -78,13 +81,9 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if step % self.every == 0 or 0 <= trainer.max_steps <= step:
             save(trainer)
-            self.tidy(trainer)
 
-    def tidy(self, trainer: L.Trainer) -> None:
+    def tidy(self, folder: Path) -> None:
         """Remove older checkpoints, and what was not finished when a process was killed."""
-        if not trainer.is_global_zero:
-            return
-        folder = _folder(trainer)
         steps = {int(match[1]): path for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))}
         old = [steps[step] for step in sorted(steps)[: -self.newest]]
         for path in (*old, *(path for path in folder.iterdir() if _UNFINISHED.fullmatch(path.name))):

@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import distributed
 
-from callbacks.checkpoints import Checkpoints, save
+from callbacks.checkpoints import save
 from callbacks.settled import settle
 from skeleton_llm import signals
 
@@ -83,9 +83,6 @@ class Preemption(L.Callback):
         late = self.end is not None and now > self.end - max(self.lead, 2 * self.longest)
         if self._agreed(late):
             path = save(trainer)
-            for callback in cast(Any, trainer).callbacks:
-                if isinstance(callback, Checkpoints):
-                    callback.tidy(trainer)
             self._leave(trainer, f"saved {path}; the same command goes on from there")
 
     def on_test_batch_end(
@@ -129,12 +126,12 @@ class Preemption(L.Callback):
 def time_limit() -> float | None:
     """When SLURM ends this job, in seconds of the epoch; None without a limit."""
     job, told = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_END_TIME")
-    if told and told.replace(".", "", 1).isdecimal():
-        return float(told)
-    if job is None or shutil.which("squeue") is None:
-        return None
-    asked = ["squeue", "--noheader", "--jobs", job, "--format", "%e"]
     try:
+        if told:
+            return float(told)
+        if job is None or shutil.which("squeue") is None:
+            return None
+        asked = ["squeue", "--noheader", "--jobs", job, "--format", "%e"]
         answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=30)  # noqa: S603
         return time.mktime(time.strptime(answer.stdout.strip(), "%Y-%m-%dT%H:%M:%S"))
     except (ValueError, OSError, subprocess.SubprocessError):  # "NONE", no such job, no answer

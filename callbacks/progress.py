@@ -49,14 +49,17 @@ class Progress(L.Callback):
         self._write(trainer, "running")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.record is not None:  # what was needed to load everything says nothing of the steps to come
-            self.record |= {"started": time.time(), "started_at_step": trainer.global_step}
-        self._write(trainer, "running", step=trainer.global_step)
+        self._loaded(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.record is not None and self.record["started_at_step"] is None:  # only the test is left
+            self._loaded(trainer)
+
+    def _loaded(self, trainer: L.Trainer) -> None:
+        """What was needed to load everything says nothing of the steps to come."""
+        if self.record is not None:
             self.record |= {"started": time.time(), "started_at_step": trainer.global_step}
-            self._write(trainer, "running", step=trainer.global_step)
+        self._write(trainer, "running", step=trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,5 +1,7 @@
 """A rank that is dead or hangs ends the run within a minute, by name; collectives alone would wait half an hour."""
 
+import json
+import math
 import os
 import sys
 import threading
@@ -7,7 +9,7 @@ import time
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
@@ -16,6 +18,7 @@ from torch.distributed import TCPStore
 _TICK = 2.0  # seconds from one sign of life to the next
 _LEFT, _FAILED = "left", "failed"
 _FIRST = "a first step"
+_NOTHING = "what comes before its first sign"
 UNSTEADY = ("start", "train_start", _FIRST, "validation_end", "test_end", "save", "train_end")
 """What one rank may do for long while others wait: load, compile, draw, write."""
 
@@ -27,9 +30,9 @@ class Watchdog(L.Callback):
     A rank is dead when it has not signed for ``dead_after``; it hangs when it has not moved on for ``patience`` while
     others wait further along. Ranks count the hooks they pass, which are the same on all. Where all wait at the same
     place, in a backward pass that sums over ranks, say, the one hangs whose main thread is not within PyTorch; they
-    then have ``patience`` (ten times that where they read clips), or ten times the longest that a place has taken so
-    far. The first two steps, and what one rank
-    does for all (writing, drawing), may take ``long_patience``.
+    then have ``patience`` (ten times that where they read clips), or ten times the longest that the place has taken so
+    far. The first two steps, all that is done for the first time by all, and what one rank does for all (writing,
+    drawing), may take ``long_patience``.
 
     Args:
         patience: seconds a rank may stay behind the others, or all at one place, within a step.
@@ -39,7 +42,8 @@ class Watchdog(L.Callback):
 
     def __init__(self, patience: float = 40.0, dead_after: float = 30.0, long_patience: float = 1800.0) -> None:
         self.patience, self.dead_after, self.long_patience = patience, dead_after, long_patience
-        self.passed, self.at, self.since, self.longest = 0, "start", time.monotonic(), 0.0
+        self.passed, self.at, self.since = 0, "start", time.monotonic()
+        self.took: dict[str, float] = {}
         self.thread: _Watch | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -50,9 +54,12 @@ class Watchdog(L.Callback):
 
     def _pass(self, at: str) -> None:
         now = time.monotonic()
-        if self.at not in UNSTEADY or self.at == _FIRST:
-            self.longest = max(self.longest, now - self.since)
+        self.took[self.at] = max(self.took.get(self.at, 0.0), now - self.since)
         self.passed, self.at, self.since = self.passed + 1, at, now
+
+    def longest(self) -> float:
+        """Seconds that this place, or a first step, has taken at most; without end where it is the first time here."""
+        return max(self.took.get(self.at, math.inf), self.took.get(_FIRST, 0.0))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.first = trainer.global_step
@@ -119,6 +126,16 @@ class Watchdog(L.Callback):
         self.thread.leave(f"{_FAILED}: {' '.join(str(exception).split())[:300]}")
 
 
+class _Sign(NamedTuple):
+    """What a rank tells of itself."""
+
+    said: str = ""  # a count that goes on while it lives, or how it ended
+    passed: int = 0
+    longest: float = 0.0
+    line: str = ""
+    place: str = _NOTHING
+
+
 class _Watch(threading.Thread):
     """One rank's signs of life, and on rank 0 the watch over all."""
 
@@ -140,16 +157,15 @@ class _Watch(threading.Thread):
         self.lock = threading.Lock()
 
     def run(self) -> None:
-        began = time.monotonic()
         count = 0
         while not self.last:
             count += 1
             try:
                 with self.lock:
                     if not self.last:
-                        sign = f"{count}|{self.of.passed}|{self.of.longest:.0f}|{self._line()}|{self.of.at}"
-                        self.store.set(f"life/{self.rank}", sign)
-                found = self._lost(time.monotonic(), began)
+                        of = self.of
+                        self._tell(_Sign(str(count), of.passed, of.longest(), self._line(), of.at))
+                found = self._lost(time.monotonic())
             except RuntimeError:  # the store went with the process of rank 0
                 found = None if self.last else "rank 0 is gone"
             if found and not self.last:
@@ -160,9 +176,9 @@ class _Watch(threading.Thread):
         """The last sign of this rank."""
         with self.lock, suppress(RuntimeError):
             self.last = last
-            self.store.set(f"life/{self.rank}", f"{last}|0|0||")
+            self._tell(_Sign(last))
 
-    def _lost(self, now: float, began: float) -> str | None:
+    def _lost(self, now: float) -> str | None:
         """One sentence on who is lost."""
         if self.rank != 0:
             if self.store.check(["life/verdict"]):
@@ -172,55 +188,53 @@ class _Watch(threading.Thread):
             ranks = [*range(self.world)]
         signs = {rank: self._sign(rank) for rank in ranks}
         for rank, sign in signs.items():
-            passed = int(sign.split("|")[1]) if sign else 0
-            if self.seen.setdefault(rank, (sign, now))[0] != sign:
-                self.seen[rank] = sign, now
-            if self.moved.setdefault(rank, (passed, now))[0] != passed:
-                self.moved[rank] = passed, now
+            if self.seen.setdefault(rank, (sign.said, now))[0] != sign.said:
+                self.seen[rank] = sign.said, now
+            if self.moved.setdefault(rank, (sign.passed, now))[0] != sign.passed:
+                self.moved[rank] = sign.passed, now
         ended = self._ended(signs)
         if ended is not None:
             return ended
-        running = [rank for rank, sign in signs.items() if not sign.startswith(_LEFT)]
+        running = [rank for rank, sign in signs.items() if not sign.said.startswith(_LEFT)]
         for rank in running:
             sign = signs[rank]
-            if sign.startswith(_FAILED):
-                return f"rank {rank} {sign.rsplit('|', 4)[0]}"
+            if sign.said.startswith(_FAILED):
+                return f"rank {rank} {sign.said}"
             silent = now - self.seen[rank][1]
             if silent > self.of.dead_after:
-                return f"rank {rank} has given no sign of life for {silent:.0f} s (its last: {_where(sign)})"
+                return f"rank {rank} has given no sign of life for {silent:.0f} s (its last: {sign.place})"
         furthest = max((self.moved[rank][0] for rank in running), default=0)
         for rank in running:
             passed, since = self.moved[rank]
-            place = signs[rank].split("|")[-1]
-            patience = self.of.long_patience if place in UNSTEADY or not place else self.of.patience
+            place = signs[rank].place
+            patience = self.of.long_patience if place in (*UNSTEADY, _NOTHING) else self.of.patience
             if passed < furthest and now - since > patience:
                 return f"rank {rank} hangs in {place} for {now - since:.0f} s, the others wait for it"
         return self._all_wait(signs, running, now) if len(running) > 1 else None
 
-    def _all_wait(self, signs: dict[int, str], running: list[int], now: float) -> str | None:
+    def _all_wait(self, signs: dict[int, _Sign], running: list[int], now: float) -> str | None:
         """One sentence on ranks that are all at the same place and move no more."""
         still = min(now - self.moved[rank][1] for rank in running)
-        parts = {rank: signs[rank].split("|") for rank in running}
-        places = {part[-1] for part in parts.values()}
-        if len({self.moved[rank][0] for rank in running}) > 1 or places & {*UNSTEADY, ""}:
+        places = {signs[rank].place for rank in running}
+        if len({self.moved[rank][0] for rank in running}) > 1 or places & {*UNSTEADY, _NOTHING}:
             return None
         slow = 10 if next(iter(places)).startswith("reading") else 1  # a shared disk may stall for all
-        if still <= max(slow * self.of.patience, 10 * max(float(part[2]) for part in parts.values())):
+        usual = max(slow * self.of.patience, 10 * max(signs[rank].longest for rank in running))
+        if still <= min(usual, self.of.long_patience):
             return None
-        lines = {rank: part[3] for rank, part in parts.items()}
-        busy = [rank for rank, line in lines.items() if not line.startswith("torch/")]
+        busy = [rank for rank in running if not signs[rank].line.startswith("torch/")]
         hangs = " hangs" if 0 < len(busy) < len(running) else ""
-        named = " and ".join(f"rank {rank}{hangs} at {lines[rank]}" for rank in busy or running)
+        named = " and ".join(f"rank {rank}{hangs} at {signs[rank].line}" for rank in busy or running)
         return f"{named} in {places.pop()}: no rank has moved on for {still:.0f} s"
 
-    def _ended(self, signs: dict[int, str]) -> str | None:
-        """One sentence on a process that this one started and that a signal ended."""
+    def _ended(self, signs: dict[int, _Sign]) -> str | None:
+        """One sentence on a process that this one started and that ended without a word."""
         for rank, process in enumerate(self.launcher.procs if self.launcher else (), start=1):
-            sign = signs.get(rank, "")
+            sign = signs.get(rank, _Sign())
             code = process.poll() or 0
-            if code and not sign.startswith((_LEFT, _FAILED)):
+            if code and not sign.said.startswith((_LEFT, _FAILED)):
                 how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                return f"rank {rank} {how} in {_where(sign)}"
+                return f"rank {rank} {how} in {sign.place}"
         return None
 
     def _line(self) -> str:
@@ -228,13 +242,16 @@ class _Watch(threading.Thread):
         frame = sys._current_frames().get(self.main or 0)
         if frame is None:
             return "unknown"
-        path = frame.f_code.co_filename.replace("|", "_")
+        path = frame.f_code.co_filename
         path = path.rpartition("/site-packages/")[2] if "/site-packages/" in path else Path(path).name
         return f"{path}:{frame.f_lineno}"
 
-    def _sign(self, rank: int) -> str:
+    def _tell(self, sign: _Sign) -> None:
+        self.store.set(f"life/{self.rank}", json.dumps(sign))
+
+    def _sign(self, rank: int) -> _Sign:
         key = f"life/{rank}"
-        return self.store.get(key).decode() if self.store.check([key]) else ""
+        return _Sign(*json.loads(self.store.get(key))) if self.store.check([key]) else _Sign()
 
     def _end(self, found: str) -> None:
         """Tell the others and leave at once: the main thread waits in a collective that nothing ends."""
@@ -250,10 +267,6 @@ class _Watch(threading.Thread):
             os.write(2, f"error: rank {self.rank} ends: {found}\n".encode())
         sys.stderr.flush()
         os._exit(1)
-
-
-def _where(sign: str) -> str:
-    return sign.rsplit("|", maxsplit=1)[-1] or "none at all"
 
 
 def _lost_touch(error: BaseException) -> bool:

@@ -24,6 +24,15 @@ _MEANS = {
 _PLAIN = ("mmd", "token_norm")
 
 
+def refuse_unplaced(quantize_after: int | None, max_steps: int) -> None:
+    """Raise where a run is over before its codebook is placed."""
+    if quantize_after is not None and 0 < max_steps <= quantize_after:
+        raise ValueError(
+            f"model.quantize_after is {quantize_after}, but the run ends at step {max_steps} (trainer.max_steps) with a"
+            " random codebook: make it smaller, or null for latents without a codebook"
+        )
+
+
 class Pass(NamedTuple):
     """What one pass over a batch gives: sums by name, how many things each kind of sum is over, and what was seen."""
 
@@ -142,12 +151,8 @@ class LitVQVAE(L.LightningModule):
         self.optimization.rule(self.trainer)
 
     def on_fit_start(self) -> None:
-        placed = self.vqvae.quantizer.ready or self.quantize_after is None
-        if not placed and 0 < self.trainer.max_steps <= self.quantize_after:
-            raise ValueError(
-                f"model.quantize_after is {self.quantize_after}, but the run ends at step {self.trainer.max_steps}"
-                " (trainer.max_steps) with a random codebook: make it smaller, or null for latents without a codebook"
-            )
+        if not self.vqvae.quantizer.ready:
+            refuse_unplaced(self.quantize_after, self.trainer.max_steps)
         if not self.vqvae.features.fitted:
             for part in self._sample(self.sample_clips):
                 self.vqvae.features.fit(*self.vqvae.rows(*part))

@@ -144,7 +144,7 @@ class _Command:
         if rank == 0:
             return self.main.pid
         if self.second is None:
-            for child in _children(self.main.pid):
+            for child in children(self.main.pid):
                 with suppress(OSError):
                     if b"\0LOCAL_RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes():
                         self.second = child
@@ -157,8 +157,8 @@ class _Command:
     def running(self) -> list[int]:
         """Rank 0 is ours to wait for; of the second we only see whether it is there."""
         there = self.process(1) if self.world > 1 else None
-        alive = there is not None and _alive(there)
-        return [*([0] if self.main.poll() is None else []), *([1] if alive else [])]
+        second = there is not None and alive(there)
+        return [*([0] if self.main.poll() is None else []), *([1] if second else [])]
 
     def sweep(self) -> None:
         with suppress(ProcessLookupError):
@@ -209,13 +209,15 @@ def _free_port() -> int:
         return port
 
 
-def _children(process: int) -> list[int]:
+def children(process: int) -> list[int]:
+    """The processes that a process started."""
     with suppress(OSError):
         return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
     return []
 
 
-def _alive(process: int) -> bool:
+def alive(process: int) -> bool:
+    """Whether it runs, and is not only waited for."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:

@@ -320,7 +320,8 @@ def run(command: str, arguments: Sequence[str]) -> int:
     try:
         open_run(SkeletonCLI, command, arguments)
     except Finished as done:
-        print(done, end="\n" if str(done) else "")
+        if str(done):  # on rank 0
+            print(done)
     except argparse.ArgumentError as error:
         print(f"config error: {sentence(error)}", file=sys.stderr)
         return 2

@@ -18,14 +18,10 @@ def refuse_impossible(model: Any, trainer: Any) -> None:
         model: the parsed arguments of the module.
         trainer: those of the trainer.
     """
+    from lightning_modules.vqvae import refuse_unplaced
     from skeleton_llm.language.tuning import refuse, refuse_bfloat16, refuse_flat
 
-    placed, steps = model.get("quantize_after"), trainer["max_steps"]
-    if placed is not None and 0 < steps <= placed:
-        raise ValueError(
-            f"model.quantize_after is {placed}, but the run ends at step {steps} (trainer.max_steps) with a random"
-            " codebook: make it smaller, or null for latents without a codebook"
-        )
+    refuse_unplaced(model.get("quantize_after"), trainer["max_steps"])
     accelerator = _accelerator(trainer["accelerator"])
     strategy = _strategy(trainer, accelerator)
     optimization, llm = model.get("optimization") or {}, model.get("llm") or {}

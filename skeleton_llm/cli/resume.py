@@ -30,7 +30,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
             a link.
     """
     if folder.is_symlink():
-        raise ValueError(f"{folder} is a link, and runs go on through none; put the folder itself there")
+        raise ValueError(f"{folder} is a link, and none is followed; put the folder itself there")
     found = {}
     for path in sorted(folder.glob("*.ckpt")):
         if path.is_symlink() or path.name in (BEST, REPLACED_BEST):

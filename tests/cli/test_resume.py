@@ -53,7 +53,7 @@ def test_a_folder_of_checkpoints_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "real").mkdir()
     torch.save({"global_step": 3}, tmp_path / "real/step=3.ckpt")
     (tmp_path / "checkpoints").symlink_to(tmp_path / "real")
-    with pytest.raises(ValueError, match="checkpoints is a link, and runs go on through none"):
+    with pytest.raises(ValueError, match="checkpoints is a link, and none is followed"):
         newest_checkpoint(tmp_path / "checkpoints")
 
 

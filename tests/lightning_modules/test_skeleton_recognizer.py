@@ -1,13 +1,11 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import on_two_ranks
 from references import recognizer_ranks
 from safetensors.torch import load_file
 
@@ -221,18 +219,8 @@ def test_nearest_neighbours_need_clips_of_one_length(small_data, tmp_path, capsy
 def two_ranks(small_data, tmp_path_factory) -> Path:
     """What two ranks leave of both kinds of network, with and without batch norm."""
     folder = tmp_path_factory.mktemp("ranks")
-    script = [sys.executable, str(ROOT / "tests/references/recognizer_ranks.py"), str(small_data), str(folder)]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(script, cwd=ROOT, env={**common, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
-    ]
-    for process in ranks:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors[-2000:]
+    codes, errors = on_two_ranks("recognizer_ranks.py", small_data, folder)
+    assert codes == [0, 0], errors
     return folder
 
 

@@ -2,13 +2,12 @@ import json
 import subprocess
 import sys
 import time
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import raw_clips
+from benchmarks.torture.jobs import alive, children
 from skeleton_llm.skeletons import Clip, DatasetWriter, PreparedDataset
 from skeleton_llm.skeletons.writer import FILES
 
@@ -108,17 +107,7 @@ def test_facts_halves_and_what_was_left_out_are_kept(tmp_path):
 
 def descendants(process: int) -> list[int]:
     """Of a process and of all that it started."""
-    found = []
-    with suppress(OSError):
-        for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-            found += [int(child), *descendants(int(child))]
-    return found
-
-
-def alive(process: int) -> bool:
-    with suppress(OSError):
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    return False
+    return [one for child in children(process) for one in (child, *descendants(child))]
 
 
 def test_prepare_killed_at_any_moment_ends_with_the_same_bytes(tmp_path):
