@@ -264,7 +264,7 @@ class _Watch(threading.Thread):
                 for process in self.launcher.procs:
                     process.kill()
         else:
-            os.write(2, f"error: rank {self.rank} ends: {found}\n".encode())
+            os.write(2, f"error: rank {self.rank} ends: {found} (start the same command again)\n".encode())
         sys.stderr.flush()
         os._exit(1)
 

@@ -49,9 +49,9 @@ def leave_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(2)
         with suppress(OSError):
-            os.write(
-                2, f"error: rank {os.environ.get('LOCAL_RANK')} ends: the process that started it is gone\n".encode()
-            )
+            rank = os.environ.get("LOCAL_RANK")
+            said = f"error: rank {rank} ends: the process that started it is gone (start the same command again)\n"
+            os.write(2, said.encode())
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent").start()

@@ -19,6 +19,7 @@ import torch
 import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_warn
@@ -69,14 +70,19 @@ class WholeConfig(SaveConfigCallback):
         write_whole(Path(trainer.default_root_dir) / "config.yaml", text)
 
 
-class _OfSteps:
+class _OfSteps(ProgressBar):
     """A progress bar of the whole run; Lightning's begins anew with what is left, and counts epochs that no run has."""
-
-    trainer: L.Trainer
 
     @property
     def total_train_batches(self) -> int:
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # a finished run that is given more steps counts its batches from 0 again
+        so_far = trainer.fit_loop.epoch_loop.total_batch_idx
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, so_far)
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "Training  "  # as long as "Validation", or the lines would jump
@@ -298,6 +304,7 @@ def open_run(kind: type[SkeletonCLI], command: str, arguments: Sequence[str]) ->
         "The `srun` command is available.*",  # make slurm-stage1 uses it
         ".*resuming from a checkpoint that ended before the epoch ended.*",  # the stream starts where it stopped,
         "The number of training batches.*smaller than the logging interval.*",
+        ".*functional.all_gather is deprecated.*",  # Lightning's own call
     ):
         warnings.filterwarnings("ignore", message)
     given = [_UNALIGNED if argument == "--allow-unaligned" else argument for argument in arguments]

@@ -126,11 +126,14 @@ def same_run(folder: Path, identity: Mapping[str, Any]) -> list[str]:
     if not known.is_file():
         return []
     try:
-        then = dict(json.loads(known.read_text()))
-    except (ValueError, TypeError) as error:
+        then = json.loads(known.read_text())
+    except ValueError:
+        then = None
+    if not isinstance(then, dict) or not {"world_size", "data"} <= then.keys():
         raise ValueError(
-            f"{known} cannot be read, so nobody knows what the run stands on; give another RUN="
-        ) from error
+            f"{known} does not tell what the run stands on; remove it if you are sure that data, models and number of"
+            " ranks are the same, or give another RUN="
+        )
     return [
         f"another {_NAMES.get(name, name)} ({str(then[name])[:12]} -> {str(value)[:12]})"
         for name, value in identity.items()

@@ -92,7 +92,7 @@ def submit_array(
         dry_run: print the script and submit nothing.
 
     Raises:
-        ValueError: the config is wrong, or SLURM refuses the job.
+        ValueError: the config is wrong, or SLURM does not take the job.
         FileNotFoundError: what the runs would read is missing, or this is no machine of a cluster.
     """
     try:
@@ -163,7 +163,7 @@ def submit(script: str, folder: Path) -> str:
             "sbatch is not here; submit on a login node of the cluster, or look at the script with --dry-run"
         ) from error
     if done.returncode:
-        raise ValueError(f"SLURM refuses the job: {done.stderr.strip()}")
+        raise ValueError(f"SLURM did not take the job: {done.stderr.strip()}")
     return done.stdout.strip().split(";")[0]  # a federation adds the cluster's name
 
 

@@ -62,8 +62,8 @@ def test_a_run_that_was_moved_is_the_same_run_and_what_is_no_record_is_named(run
     shutil.copytree(runs / "stage1", moved)
     assert main(stage1_arguments(small_data, moved)) == 0
     assert f"finished: {moved}" in capsys.readouterr().out
-    for name in ("run.json", "config.yaml"):
-        (moved / name).write_text("[")
+    for name, junk in (("run.json", "["), ("run.json", "[]"), ("run.json", "{}"), ("config.yaml", "[")):
+        (moved / name).write_text(junk)
         assert main(stage1_arguments(small_data, moved)) == 2
         assert f"{moved / name} " in capsys.readouterr().err
 
@@ -99,8 +99,10 @@ def test_a_changed_run_goes_on_knowingly_and_the_change_is_kept(small_data, runs
     error = capsys.readouterr().err
     assert "trainer.max_steps (6 -> 7)" in error
     assert "--override-config" in error
-    assert main(stage1_arguments(small_data, folder, *more, "--override-config")) == 0
+    shown = ["--override-config", "--trainer.enable_progress_bar", "true"]
+    assert main(stage1_arguments(small_data, folder, *more, *shown)) == 0
     captured = capsys.readouterr()
+    assert "7/7" in captured.out  # and not the one step that was left
     assert "going on from step 6 (" in captured.err
     assert "finished:" in captured.out
     assert "trainer.max_steps (6 -> 7)" in (folder / "overrides.txt").read_text()
@@ -111,7 +113,7 @@ def test_a_changed_run_goes_on_knowingly_and_the_change_is_kept(small_data, runs
     assert group["initial_lr"] == rates["lr"]  # and not the checkpoint's
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_steps"] == 7
     assert (folder / "results.step=6.json").is_file()
-    assert main(stage1_arguments(small_data, folder, *more)) == 0  # the new config is the run's now
+    assert main(stage1_arguments(small_data, folder, *more, *shown[1:])) == 0  # the new config is the run's now
 
 
 @pytest.mark.parametrize(

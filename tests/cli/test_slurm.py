@@ -170,7 +170,10 @@ def test_a_submitted_job_tells_its_id_and_is_followed_by_the_next_stage(
 def test_slurms_refusal_and_a_missing_slurm_are_one_sentence(small_data, tmp_path, capsys, programs, monkeypatch):
     programs("sbatch", "echo 'sbatch: error: invalid partition specified: gpu' >&2; exit 1")
     assert main(stage1(small_data, tmp_path / "run")) == 2
-    assert capsys.readouterr().err == "error: SLURM refuses the job: sbatch: error: invalid partition specified: gpu\n"
+    assert (
+        capsys.readouterr().err
+        == "error: SLURM did not take the job: sbatch: error: invalid partition specified: gpu\n"
+    )
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(stage1(small_data, tmp_path / "run")) == 2
     assert "sbatch is not here; submit on a login node" in capsys.readouterr().err
