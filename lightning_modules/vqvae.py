@@ -15,6 +15,7 @@ from skeleton_llm.language import LanguageModel
 from skeleton_llm.losses import WordMMD, codebook_losses, context_loss, js_divergence, zipf_loss, zipf_target
 from skeleton_llm.metrics import CodebookUsage, usage_report
 from skeleton_llm.networks import VQVAE, ActionTokenizer, VQVAEConfig
+from skeleton_llm.networks.quantizer import refuse_unplaced
 
 _KINDS = ("frames", "bodies", "tokens", "sentences")  # what a mean is taken over
 _MEANS = {
@@ -22,15 +23,6 @@ _MEANS = {
     "agreement": "tokens", "latent_norm": "tokens", "context": "sentences",
 }  # fmt: skip
 _PLAIN = ("mmd", "token_norm")
-
-
-def refuse_unplaced(quantize_after: int | None, max_steps: int) -> None:
-    """Raise where a run is over before its codebook is placed."""
-    if quantize_after is not None and 0 < max_steps <= quantize_after:
-        raise ValueError(
-            f"model.quantize_after is {quantize_after}, but the run ends at step {max_steps} (trainer.max_steps) with a"
-            " random codebook: make it smaller, or null for latents without a codebook"
-        )
 
 
 class Pass(NamedTuple):

@@ -18,8 +18,8 @@ def refuse_impossible(model: Any, trainer: Any) -> None:
         model: the parsed arguments of the module.
         trainer: those of the trainer.
     """
-    from lightning_modules.vqvae import refuse_unplaced
     from skeleton_llm.language.tuning import refuse, refuse_bfloat16, refuse_flat
+    from skeleton_llm.networks.quantizer import refuse_unplaced
 
     refuse_unplaced(model.get("quantize_after"), trainer["max_steps"])
     accelerator = _accelerator(trainer["accelerator"])

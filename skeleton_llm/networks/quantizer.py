@@ -258,6 +258,15 @@ class Quantizer(nn.Module):
         self.ready = True
 
 
+def refuse_unplaced(quantize_after: int | None, max_steps: int) -> None:
+    """Raise where a run is over before its codebook is placed."""
+    if quantize_after is not None and 0 < max_steps <= quantize_after:
+        raise ValueError(
+            f"model.quantize_after is {quantize_after}, but the run ends at step {max_steps} (trainer.max_steps) with a"
+            " random codebook: make it smaller, or null for latents without a codebook"
+        )
+
+
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
