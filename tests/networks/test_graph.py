@@ -192,7 +192,7 @@ def test_padding_changes_nothing(kind, training):
     torch.testing.assert_close(found, expected)
     found.square().sum().backward()
     for parameter, gradient in zip(network.parameters(), gradients, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient)
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-7)  # blocks begin with a scale of 1e-6
     for name, buffer in network.named_buffers():
         torch.testing.assert_close(buffer, averages[name])
 
