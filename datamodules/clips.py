@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from datamodules.stream import Key
@@ -60,7 +61,7 @@ class ClipBatches(Dataset[Batch]):
             if len(mirrored := draws.mirrored.nonzero()[:, 0]):
                 raw[mirrored] = raw[mirrored][..., list(self.layout.mirror), :]
                 rotation[mirrored] *= torch.tensor([-1.0, 1.0, 1.0])
-            turned = rotation @ self._flat(draws.rotation)
+            turned = rotation @ self._flat(draws.change)
         joints = place(raw, present, shift, turned)
         batch = {
             "joints": joints,
@@ -79,11 +80,13 @@ class ClipBatches(Dataset[Batch]):
             batch["joints"] = noisy
         return batch
 
-    def _flat(self, rotation: Tensor) -> Tensor:
-        """The drawn rotation and size, without effect on the third channel of a planar layout, a confidence."""
+    def _flat(self, change: Tensor) -> Tensor:
+        """The drawn change, without effect on the third channel of a planar layout, a confidence."""
         if not self.layout.planar:
-            return rotation
-        return rotation * torch.tensor([1.0, 1.0, 0.0]) + torch.diag(torch.tensor([0.0, 0.0, 1.0]))
+            return change
+        change = F.pad(change[:, :2, :2], (0, 1, 0, 1))
+        change[:, 2, 2] = 1
+        return change
 
     def _learn(self, rows: np.ndarray) -> None:
         """Each clip's canonical frame and who is seen when, from the whole clip the first time it is asked for."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from skeleton_llm.skeletons.clip import Clip
 from skeleton_llm.skeletons.layouts import Layout, find_layout
 
-_DRAWS = 8  # uniform numbers an item's augmentation takes
+_DRAWS = 14  # uniform numbers an item's augmentation takes
 _EPSILON = 1e-6
 
 
@@ -26,7 +26,7 @@ class Draws(NamedTuple):
     start: Float[Tensor, " B"]
     share: Float[Tensor, " B"]
     window: Float[Tensor, " B"]
-    rotation: Float[Tensor, "B 3 3"]
+    change: Float[Tensor, "B 3 3"]  # turn, size and shear
     mirrored: Bool[Tensor, " B"]
     noise_keys: list[tuple[int, int]]
 
@@ -134,6 +134,8 @@ class Augmentation:
             already, so it is without effect on them).
         noise: deviation of Gaussian noise on every coordinate, metres.
         mirror: probability of exchanging left and right; only where no class depends on the side.
+        shear: largest share of each coordinate that is added to each other one (the shear of AimCLR, Guo et al. 2022):
+            bodies lean and stretch as they do between cameras and estimators of poses.
     """
 
     rotation: float = 0.2
@@ -142,6 +144,7 @@ class Augmentation:
     crop: float = 0.8
     noise: float = 0.0
     mirror: float = 0.0
+    shear: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse ranges that make no sense."""
@@ -149,7 +152,7 @@ class Augmentation:
             raise ValueError(f"augmentation.crop is a share of the clip in (0, 1], got {self.crop}")
         if not 0 <= self.mirror <= 1:
             raise ValueError(f"augmentation.mirror is a probability, got {self.mirror}")
-        for name in ("rotation", "tilt", "scale", "noise"):
+        for name in ("rotation", "tilt", "scale", "noise", "shear"):
             if getattr(self, name) < 0:
                 raise ValueError(f"augmentation.{name} must not be negative, got {getattr(self, name)}")
 
@@ -165,7 +168,7 @@ class Augmentation:
             start=uniform[:, 1] * (1 - share),
             share=share,
             window=uniform[:, 7],
-            rotation=_rotations(angles) * size[:, None, None],
+            change=_shears((2 * uniform[:, 8:] - 1) * self.shear) @ _rotations(angles) * size[:, None, None],
             mirrored=uniform[:, 6] < self.mirror,
             noise_keys=[(seed + 2**63, (turn << 32) | index) for turn, index in keys],
         )
@@ -264,9 +267,17 @@ def _upright(spine: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=8)
 def _uniforms(seed: int, turn: int, size: int) -> np.ndarray:
-    """Uniform numbers [size, 8] of a pass; a longer table begins with the shorter one."""
+    """Uniform numbers [size, 14] of a pass; a longer table begins with the shorter one."""
     bits = np.random.Philox(key=np.array([seed, turn], dtype=np.int64).astype(np.uint64))
     return np.random.Generator(bits).random((size, _DRAWS), dtype=np.float32)
+
+
+def _shears(shares: Float[Tensor, "B 6"]) -> Float[Tensor, "B 3 3"]:
+    """Matrices of ones on the diagonal and ``shares`` beside it."""
+    beside = ~torch.eye(3, dtype=torch.bool)
+    matrices = torch.eye(3).repeat(len(shares), 1, 1)
+    matrices[:, beside] = shares
+    return matrices
 
 
 def _rotations(angles: Float[Tensor, "B 3"]) -> Float[Tensor, "B 3 3"]:

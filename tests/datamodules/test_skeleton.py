@@ -189,7 +189,7 @@ def test_2d_poses_are_neither_aligned_nor_turned_and_keep_their_confidence(tmp_p
     flat = Preprocess(align="none")
     with pytest.raises(ValueError, match="2D layout, which cannot be turned: set rotation and tilt"):
         SkeletonDataModule(folder, "smarthome_cs", flat, Augmentation(), partial=True)
-    augmentation = Augmentation(rotation=0.0, tilt=0.0, scale=0.3, noise=0.1, crop=1.0)
+    augmentation = Augmentation(rotation=0.0, tilt=0.0, scale=0.3, noise=0.1, crop=1.0, shear=0.3)
     data = SkeletonDataModule(folder, "smarthome_cs", flat, augmentation, partial=True)
     data.clean = True
     batch = data.batches("train", augmentation).__getitems__([(0, 0), (0, 5)])
@@ -204,12 +204,12 @@ def test_2d_poses_are_neither_aligned_nor_turned_and_keep_their_confidence(tmp_p
 def test_a_mirrored_clip_is_the_mirror_image_of_the_aligned_one(small_data):
     data = module(small_data)
     data.clean = True
-    plain, mirrored = Augmentation(0.3, 0.2, 0.1, 1.0), Augmentation(0.3, 0.2, 0.1, 1.0, mirror=1.0)
+    plain, mirrored = (Augmentation(0.3, 0.2, 0.1, 1.0, mirror=chance, shear=0.2) for chance in (0.0, 1.0))
     keys = [(0, i) for i in range(8)]
     seen, image = data.batches("train", plain).__getitems__(keys), data.batches("train", mirrored).__getitems__(keys)
     layout = find_layout("ntu25")
     torch.testing.assert_close(image["clean"], mirror(seen["clean"], layout), atol=1e-5, rtol=1e-4)
-    rotation = plain.draw(0, keys).rotation[:, None, None]
+    rotation = plain.draw(0, keys).change[:, None, None]
     torch.testing.assert_close(image["joints"], mirror(seen["clean"], layout) @ rotation, atol=1e-4, rtol=1e-4)
 
 

@@ -79,10 +79,10 @@ def test_draws_depend_on_seed_pass_and_index_alone():
     augmentation = Augmentation(mirror=0.5, noise=0.1)
     together = augmentation.draw(3, [(0, 1), (5, 7), (0, 2)])
     alone = augmentation.draw(3, [(5, 7)])
-    for name in ("start", "share", "rotation", "mirrored"):
+    for name in ("start", "share", "change", "mirrored"):
         assert getattr(together, name)[1].equal(getattr(alone, name)[0])
     other = augmentation.draw(4, [(5, 7)])
-    assert not other.rotation.equal(alone.rotation)
+    assert not other.change.equal(alone.change)
     noisy = augmentation.add_noise(torch.zeros(3, 4, 1, 5, 3), together)
     assert noisy[1].equal(augmentation.add_noise(torch.zeros(1, 4, 1, 5, 3), alone)[0])
 
@@ -92,11 +92,24 @@ def test_draws_stay_in_their_ranges():
     draws = augmentation.draw(0, [(0, i) for i in range(500)])
     assert draws.share.min() >= 0.7
     assert (draws.start + draws.share).max() <= 1 + 1e-6
-    size = torch.linalg.det(draws.rotation) ** (1 / 3)
+    size = torch.linalg.det(draws.change) ** (1 / 3)
     assert 0.8 - 1e-4 <= size.min() < 0.85
     assert 1.15 < size.max() <= 1.2 + 1e-4
-    angle = torch.atan2(draws.rotation[:, 0, 2], draws.rotation[:, 0, 0]).abs()
+    angle = torch.atan2(draws.change[:, 0, 2], draws.change[:, 0, 0]).abs()
     assert 0.45 < angle.max() <= 0.5 + 1e-4
+
+
+def test_shear_adds_a_share_of_every_coordinate_to_every_other():
+    augmentation = Augmentation(rotation=0.0, tilt=0.0, scale=0.0, shear=0.3)
+    change = augmentation.draw(0, [(0, i) for i in range(500)]).change
+    diagonal = torch.eye(3, dtype=torch.bool)
+    torch.testing.assert_close(change[:, diagonal], torch.ones(500, 3))
+    shares = change[:, ~diagonal]
+    farthest = shares.abs().amax(0)
+    assert farthest.min() > 0.28
+    assert farthest.max() <= 0.3
+    assert shares.mean(0).abs().max() < 0.03  # deviation 0.173 / sqrt(500) = 0.008
+    assert shares.T.corrcoef().fill_diagonal_(0).abs().max() < 0.2
 
 
 def test_senseless_ranges_are_refused():
