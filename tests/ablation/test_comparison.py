@@ -29,12 +29,12 @@ def finding(one: Cell, right: dict[int, list[np.ndarray]], rows=None) -> Finding
 
 
 def test_a_difference_is_that_of_the_same_clips_and_seeds(rng):
-    full = {seed: [rng.random(60) < 0.8] for seed in range(3)}
-    other = {seed: [np.where(rng.random(60) < 0.2, False, full.get(seed, full[0])[0])] for seed in (1, 2, 5)}
+    full = {seed: [rng.random(60) < 0.8] for seed in range(4)}
+    other = {seed: [np.where(rng.random(60) < 0.2, False, full.get(seed, full[0])[0])] for seed in (1, 2, 3, 5)}
     found = {"full": finding(cell("full", 91.5), full), "flat": finding(cell("flat", 89.7), other)}
     compared = compare(found["flat"], found, Matrix({f.cell.name: f.cell for f in found.values()}, {}, {}))
-    assert compared.seeds == [1, 2]
-    by_hand = np.mean([other[seed][0].mean() - full[seed][0].mean() for seed in (1, 2)])
+    assert compared.seeds == [1, 2, 3]
+    by_hand = np.mean([other[seed][0].mean() - full[seed][0].mean() for seed in (1, 2, 3)])
     assert compared.difference.mean == pytest.approx(by_hand)
     assert compared.difference.low < by_hand < compared.difference.high <= 0
     assert compared.paper == pytest.approx(-0.018)
@@ -83,7 +83,9 @@ def test_clips_can_be_left_out(rng):
     ],
 )
 def test_a_sign_is_resolved_where_the_interval_leaves_nothing_out(interval, paper, said):
-    assert Comparison("full", [0], Interval(*interval), paper).verdict == said
+    assert Comparison("full", [0, 1, 2], Interval(*interval), paper).verdict == said
+    unjudged = "" if paper is None else "not judged below 3 seeds"
+    assert Comparison("full", [0, 1], Interval(*interval), paper).verdict == unjudged
 
 
 def test_an_ensemble_answers_with_the_largest_sum_of_scores(tmp_path, rng):
