@@ -138,8 +138,6 @@ class SkeletonCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         config["trainer"]["default_root_dir"] = str(self.folder)
-        # `trainer.deterministic` fills new tensors, which nothing here reads before it writes: 6 % of a step on a CPU
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         refuse_impossible(config["model"]["init_args"], config["trainer"])
         if self.subcommand != "fit":
             config["ckpt_path"] = str(self._checkpoint(config["ckpt_path"]))
