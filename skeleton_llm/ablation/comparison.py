@@ -8,7 +8,7 @@ from skeleton_llm.ablation.findings import Finding
 from skeleton_llm.ablation.matrix import Matrix
 from skeleton_llm.metrics import Interval, bootstrap_interval
 
-_FEWEST = 3  # seeds: of one, runs that differ by 1 to 3 points by chance alone are "resolved" in 9 to 29 % of cases
+_FEWEST = 3  # seeds: fewer do not show how far runs differ by chance
 
 
 class Accuracy(NamedTuple):
