@@ -22,11 +22,20 @@ class Accuracy(NamedTuple):
     over_all: Interval
 
 
+class Paired(NamedTuple):
+    """Top-1 above that of another cell over the seeds and clips of both, in [-1, 1]; ``clips`` counts all rounds'."""
+
+    seeds: list[int]
+    clips: int
+    difference: Interval
+
+
 class Comparison(NamedTuple):
-    """Top-1 above that of the cell it is compared with, paired over the seeds and clips of both, in [-1, 1]."""
+    """A cell beside the one it is ``against``; ``paper`` is the paper's difference, in [-1, 1]."""
 
     against: str
     seeds: list[int]
+    clips: int
     difference: Interval
     paper: float | None
 
@@ -56,18 +65,28 @@ def accuracy(finding: Finding) -> Accuracy:
     )
 
 
-def compare(finding: Finding, found: dict[str, Finding], matrix: Matrix) -> Comparison | None:
-    """With the cell it stands against, over the seeds that both have; None where there are none."""
-    against = finding.cell.against
-    if against is None or against not in found:
-        return None
-    other = found[against]
+def paired(finding: Finding, other: Finding) -> Paired | None:
+    """Over the seeds that both have and the clips that both answered; None where there are none.
+
+    Raises:
+        ValueError: the cells have not the same rounds.
+    """
     seeds = [seed for seed in finding.seeds if seed in other.answers]
     if not seeds:
         return None
     groups = [
         mine - theirs for mine, theirs in zip(finding.right(seeds, other), other.right(seeds, finding), strict=True)
     ]
+    clips = sum(values.shape[1] for values in groups)
+    return Paired(seeds, clips, bootstrap_interval(groups, seeds=len(seeds) > 1, clips=True)) if clips else None
+
+
+def compare(finding: Finding, found: dict[str, Finding], matrix: Matrix) -> Comparison | None:
+    """With the cell it stands against; None where there is none, or nothing that both answered."""
+    against = finding.cell.against
+    both = None if against is None or against not in found else paired(finding, found[against])
+    if against is None or both is None:
+        return None
     theirs = matrix.cells[against].paper
     paper = None if finding.cell.paper is None or theirs is None else (finding.cell.paper - theirs) / 100
-    return Comparison(against, seeds, bootstrap_interval(groups, seeds=len(seeds) > 1, clips=True), paper)
+    return Comparison(against, *both, paper)

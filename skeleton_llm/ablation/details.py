@@ -1,4 +1,4 @@
-"""The report's further sections: tokenizers, other measures, confusions, costs, and how each cell was made."""
+"""The report's further sections: tokenizers, other measures, confusions and costs."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from skeleton_llm.ablation.document import Heading, Listing, Part, Table, Text
-from skeleton_llm.ablation.findings import Cost, Finding, config_digest, cost, facts, results
+from skeleton_llm.ablation.document import Heading, Part, Table, Text
+from skeleton_llm.ablation.findings import Cost, Finding, cost, results
 from skeleton_llm.ablation.matrix import TOKENIZER
 from skeleton_llm.ablation.rounding import deviation, down, up
-from skeleton_llm.ablation.runs import Planned, Run, Setting, as_typed
+from skeleton_llm.ablation.runs import Run
 from skeleton_llm.ablation.surroundings import class_names
 from skeleton_llm.metrics import confused_pairs
 
@@ -37,7 +37,8 @@ _OF_ANSWERS = {
     "test/top1_length_normalised": Measure("top-1 by length of name"),
     "test/greedy_exact_match": Measure("free answer right"),
     "test/greedy_invalid": Measure("free answer no class", high_is_good=False),
-    "test/ece_after": Measure("calibration error", high_is_good=False),
+    "test/ece_before": Measure("calibration error", high_is_good=False),
+    "test/ece_after": Measure("calibrated", high_is_good=False),
 }
 
 
@@ -138,36 +139,3 @@ def _costs(took: Sequence[Cost]) -> list[str]:
         "" if None in energy else up(statistics.mean(value for value in energy if value is not None) / 1000, 2),
         str(sum(one.attempts for one in took)),
     ]
-
-
-def unfinished(planned: Sequence[Planned], problems: Sequence[str]) -> list[Part]:
-    """What the table still lacks, and what is finished but cannot be read."""
-    rows = []
-    for one in planned:
-        if not one.finished:
-            left = [as_typed(run.folder) for run in one.runs if not run.finished]
-            rows.append([f"`{one.name}`", ", ".join(f"`{folder}`" for folder in left)])
-    parts: list[Part] = [Text(f"Not read: {problem}") for problem in problems]
-    parts += [Table(["cell", "runs without results"], rows, left=2)] if rows else []
-    return [Heading("Not finished"), *parts] if parts else []
-
-
-def made_by(found: dict[str, Finding], setting: Setting) -> list[Part]:
-    """Config, seed, revision, data and command of every run."""
-    parts: list[Part] = [Heading("How each cell was made")]
-    options = [part for path in setting.overlays for part in ("--config", path)]
-    for base, paths in setting.of_base.items():
-        options += [part for path in paths for part in (f"--{base}", path)]
-    options += ["--llm", setting.llm] if setting.llm else []
-    options += ["--quick"] if setting.quick else []
-    for name, finding in found.items():
-        command = ["skeleton-llm ablate", "--data", setting.data, "--folder", as_typed(setting.folder), *options]
-        command += ["--seeds", str(max(finding.seeds) + 1), "--cells", name, *setting.more]
-        parts += [Heading(f"{name}: {finding.cell.title}", 3), Text(f"`{' '.join(command)}`")]
-        for seed in finding.seeds:
-            for run in finding.planned[seed].runs:
-                about = facts(run)
-                lines = [f"folder: {as_typed(run.folder)}", f"config.yaml: {config_digest(run)}"]
-                lines += [f"{key}: {about.get(key, 'unknown')}" for key in ("seed", "revision", "data", "started")]
-                parts.append(Listing(f"seed {seed}, {run.folder.name}", "\n".join([*lines, about.get("command", "")])))
-    return parts

@@ -83,7 +83,7 @@ def _markdown(part: Part, figures: str) -> str:
             return f"![{caption}]({figures}/{name}.svg)"
         case Listing(title, lines):
             indented = "\n".join(f"    {line}".rstrip() for line in lines.splitlines())
-            return f"{title}:\n\n{indented}"
+            return f"<details><summary>{_inline(title)}</summary>\n\n{indented}\n\n</details>"
 
 
 def to_html(parts: Sequence[Part]) -> str:

@@ -15,10 +15,18 @@ from skeleton_llm.plotting import Difference, Line, plot_confusion, plot_curves,
 _OF_TOKENIZERS = {
     "train/loss": "loss",
     "train/reconstruction": "reconstruction loss",
+    "train/commitment": "commitment loss",
+    "train/zipf": "Zipf loss",
+    "train/context": "context loss",
+    "train/mmd": "MMD",
+    "train/agreement": "noisy choice is the nearest token, share",
+    "codebook/tokens_alive": "tokens alive",
+    "codebook/pair_correlation": "correlation of paired tokens",
     "val/error_m": "validation: error, m",
     "val/perplexity": "validation: perplexity",
     "val/tokens_used": "validation: tokens used",
     "val/js_to_zipf": "validation: JS to Zipf, nats",
+    "codebook/zipf_exponent": "validation: exponent of Zipf's law",
 }
 _OF_ANSWERS = {"train/loss": "loss", "val/top1": "validation: top-1"}
 

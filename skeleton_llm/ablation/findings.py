@@ -13,17 +13,23 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from skeleton_llm.ablation.matrix import Cell
 from skeleton_llm.ablation.runs import Planned, Run
 from skeleton_llm.language.card import run_facts
-from skeleton_llm.metrics.ensemble import check_alike, ensemble, read_scores
+from skeleton_llm.metrics.ensemble import SplitScores, check_alike, ensemble, read_scores
 
 Curve = Mapping[int, float]
+_SAME = 1e-5  # results are float32's
 
 
 class Answers(NamedTuple):
-    """Of the test clips: their rows of the prepared dataset, labels and answers, each [N]."""
+    """Of a split's clips: their rows of the prepared dataset, labels and answers, each [N]."""
 
     rows: np.ndarray
     labels: np.ndarray
     answers: np.ndarray
+
+    @property
+    def right(self) -> np.ndarray:
+        """Which were answered rightly, [N] bool."""
+        return self.answers == self.labels
 
     def without(self, rows: np.ndarray) -> "Answers":
         """All but the clips in ``rows``."""
@@ -43,6 +49,11 @@ class Finding:
     def seeds(self) -> list[int]:
         """Those that are finished."""
         return sorted(self.answers)
+
+    @property
+    def clips(self) -> int:
+        """How many test clips a seed answered, in all rounds."""
+        return sum(len(one.rows) for one in self.answers[self.seeds[0]])
 
     def without(self, rows: np.ndarray) -> "Finding":
         """The same without some clips."""
@@ -70,7 +81,7 @@ class Finding:
 def _right(one: Answers, rows: np.ndarray) -> np.ndarray:
     order = np.argsort(one.rows)
     place = order[np.searchsorted(one.rows[order], rows)]
-    return (one.answers[place] == one.labels[place]).astype(np.float64)
+    return one.right[place].astype(np.float64)
 
 
 def collect(planned: Sequence[Planned]) -> tuple[dict[str, Finding], list[str]]:
@@ -79,32 +90,75 @@ def collect(planned: Sequence[Planned]) -> tuple[dict[str, Finding], list[str]]:
     finished: dict[str, dict[int, Planned]] = {}
     answers: dict[str, dict[int, list[Answers]]] = {}
     problems = []
+    first: tuple[str, SplitScores] | None = None
     for one in planned:
         if one.finished:
             name = one.cell.name
             try:
-                answers.setdefault(name, {})[one.seed] = _answers(one)
+                rounds = [_tested(runs) for runs in answering(one)]
+                first = first or (one.name, rounds[0][0])
+                for scores in rounds:
+                    _check_same_test(*first, scores[0])
             except (OSError, ValueError) as error:
                 problems.append(f"{one.name}: {error}")
             else:
+                answers.setdefault(name, {})[one.seed] = [_together(scores) for scores in rounds]
                 cells[name] = one.cell
                 finished.setdefault(name, {})[one.seed] = one
     return {name: Finding(cell, finished[name], answers[name]) for name, cell in cells.items()}, problems
 
 
-def _answers(planned: Planned) -> list[Answers]:
-    """Of each round, by the cell's run or by its ensemble."""
-    cell = planned.cell
-    return [_together([runs[name] for name in cell.ensemble or (cell.answer,)]) for runs in planned.rounds]
+def answering(planned: Planned) -> list[list[Run]]:
+    """Of each round the run that answers for the cell, or its ensemble's."""
+    return [[runs[name] for name in planned.cell.ensemble or (planned.cell.answer,)] for runs in planned.rounds]
 
 
-def _together(runs: Sequence[Run]) -> Answers:
-    """The likeliest class by the run's scores, or by the sum of several runs' probabilities."""
+def _tested(runs: Sequence[Run]) -> list[SplitScores]:
+    """What the test kept of each, of the same clips, and the same as its results say."""
     kept = {str(run.folder): read_scores(run.folder / "scores/test.safetensors") for run in runs}
     check_alike(kept)
-    (one, *others) = kept.values()
-    scores = ensemble([found.scores for found in kept.values()], [1.0] * len(kept)) if others else one.scores
+    for run, scores in zip(runs, kept.values(), strict=True):
+        said, right = results(run).get("test/top1"), float((scores.scores.argmax(1) == scores.labels).double().mean())
+        if said is not None and abs(said - right) > _SAME:
+            raise ValueError(
+                f"{run.folder}/scores/test.safetensors answers {100 * right:.2f} % rightly, results.json says"
+                f" {100 * said:.2f} %: it was written by another test than the run's own; remove the run and give the"
+                " command again"
+            )
+    return [*kept.values()]
+
+
+def _check_same_test(name: str, first: SplitScores, scores: SplitScores) -> None:
+    """Refuse what cannot stand in one table with the run ``name``."""
+    for key in ("data", "protocol", "class_names"):
+        if scores.of[key] != first.of[key]:
+            raise ValueError(f"its test has {key} {scores.of[key]}, that of {name} {first.of[key]}")
+    _, mine, theirs = np.intersect1d(scores.rows.numpy(), first.rows.numpy(), return_indices=True)
+    if not scores.labels[mine].equal(first.labels[theirs]):
+        raise ValueError(f"its test has other labels of the same clips than that of {name}")
+
+
+def _together(kept: Sequence[SplitScores]) -> Answers:
+    """The likeliest class by the run's scores, or by the sum of several runs' probabilities."""
+    one = kept[0]
+    scores = one.scores if len(kept) == 1 else ensemble([found.scores for found in kept], [1.0] * len(kept))
     return Answers(one.rows.numpy(), one.labels.numpy(), scores.argmax(1).numpy())
+
+
+def validation(finding: Finding) -> list[float]:
+    """Top-1 of each seed at the last validation, the mean over rounds; empty where a run has kept none."""
+    found = []
+    for planned in finding.planned.values():
+        rounds = []
+        for runs in answering(planned):
+            kept = {str(run.folder): run.folder / "scores/val.safetensors" for run in runs}
+            if not all(path.is_file() for path in kept.values()):
+                return []
+            scores = {name: read_scores(path) for name, path in kept.items()}
+            check_alike(scores)
+            rounds.append(float(_together([*scores.values()]).right.mean()))
+        found.append(sum(rounds) / len(rounds))
+    return found
 
 
 def results(run: Run) -> dict[str, float]:

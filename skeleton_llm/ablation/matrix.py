@@ -1,16 +1,17 @@
 """The table of ablations as YAML: which cells it has, which runs each cell is made of, what the paper says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 TOKENIZER = "stage1"
 """The run whose tokenizer the other runs of its cell read."""
-_CELL = ("title", "runs", "rounds", "answer", "ensemble", "against", "quick", "paper", "source")
-_MATRIX = ("paper", "quick", "cells")
+_CELL = ("title", "runs", "rounds", "answer", "ensemble", "against", "quick", "paper", "source", "note")
+_MATRIX = ("paper", "goals", "quick", "cells")
+_GOAL = ("cell", "top1", "not_below")
 _PAPER = ("title", "data", "llm", "poses", "answers")
 _QUICK = ("every", TOKENIZER, "rounds")
 
@@ -28,6 +29,7 @@ class Cell:
         against: the cell it is compared with; None for none.
         quick: the last overlays of its runs where they are to be quick.
         paper: what the paper measured, top-1 in percent, and ``source``, where it says so.
+        note: what a reader of its number must know.
     """
 
     name: str
@@ -40,15 +42,28 @@ class Cell:
     quick: tuple[str, ...]
     paper: float | None
     source: str
+    note: str = ""
+
+
+class Goal(NamedTuple):
+    """What the top-1 of ``cell`` is to reach, in percent, and the cells that it is not to fall below."""
+
+    cell: str
+    top1: float
+    not_below: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Matrix:
-    """All cells; ``paper`` says on what the paper measured, ``quick`` what makes the runs seconds long."""
+    """All cells; ``paper`` says on what the paper measured, ``quick`` what makes the runs seconds long.
+
+    ``goals`` are set before anything is run, by the name of the data.
+    """
 
     cells: Mapping[str, Cell]
     paper: Mapping[str, str]
     quick: Mapping[str, Any]
+    goals: Mapping[str, Goal] = field(default_factory=dict)
 
 
 def read_matrix(path: Path, configs: Path) -> Matrix:
@@ -74,13 +89,32 @@ def read_matrix(path: Path, configs: Path) -> Matrix:
     for cell in cells.values():
         if cell.against is not None and cell.against not in cells:
             raise ValueError(f"{path}: cells.{cell.name}.against names {cell.against!r}, which is no cell of it")
+        if cell.against is not None and cells[cell.against].rounds != cell.rounds:
+            raise ValueError(
+                f"{path}: cells.{cell.name} has not the rounds of {cell.against}, the cell it is compared with;"
+                f" set cells.{cell.name}.against to a cell of the same rounds, or to null"
+            )
+    goals = {data: _goal(path, data, about, cells) for data, about in (given.get("goals") or {}).items()}
     named = [one for cell in cells.values() for run in cell.runs.values() for one in run]
     named += [one for cell in cells.values() for one in (*cell.rounds, *cell.quick)]
     named += quick["every"] + quick[TOKENIZER]
     for name in named:
         if not name.startswith("--") and not (configs / f"{name}.yaml").is_file():
             raise ValueError(f"{path}: there is no config {configs / name}.yaml; name one without .yaml")
-    return Matrix(cells, given.get("paper", {}), quick)
+    return Matrix(cells, given.get("paper", {}), quick, goals)
+
+
+def _goal(path: Path, data: str, about: Any, cells: Mapping[str, Cell]) -> Goal:
+    _known(path, about, _GOAL, f"goals.{data}.")
+    if "top1" not in about:
+        raise ValueError(f"{path}: goals.{data}.top1 is missing; say what its cell is to reach, in percent")
+    goal = Goal(about.get("cell", "full"), float(about["top1"]), tuple(about.get("not_below", ())))
+    for name in (goal.cell, *goal.not_below):
+        if name not in cells:
+            raise ValueError(f"{path}: goals.{data} names {name!r}, which is no cell of it")
+        if cells[name].rounds != cells[goal.cell].rounds:
+            raise ValueError(f"{path}: goals.{data} names {name!r}, which has not the rounds of {goal.cell}")
+    return goal
 
 
 def _cell(path: Path, name: str, about: Any) -> Cell:
@@ -107,6 +141,7 @@ def _cell(path: Path, name: str, about: Any) -> Cell:
         tuple(about.get("quick", ())),
         None if paper is None else float(paper),
         about.get("source", ""),
+        about.get("note", ""),
     )
 
 

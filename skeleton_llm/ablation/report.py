@@ -7,7 +7,8 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure as Drawing
 
-from skeleton_llm.ablation import details, drawings, sections
+from skeleton_llm.ablation import details, drawings, provenance, sections
+from skeleton_llm.ablation.by_length import by_length
 from skeleton_llm.ablation.document import Figure, Heading, Part, Text, write_document
 from skeleton_llm.ablation.findings import collect
 from skeleton_llm.ablation.matrix import Matrix
@@ -30,17 +31,25 @@ def _parts(matrix: Matrix, planned: Sequence[Planned], setting: Setting) -> list
     found, problems = collect(planned)
     title = Heading(f"Ablations on {setting.data}", 1)
     if not found:
-        return [title, Text("No cell is finished yet."), *details.unfinished(planned, problems)]
+        return [title, Text("No cell is finished yet."), *provenance.unfinished(planned, problems)]
     around = Surroundings.look(found)
     table, differences = sections.main_table(found, matrix)
     parts: list[Part] = [title]
     if setting.quick:
         parts.append(Text(sections.QUICK))
-    parts += [Text(sections.summary(found, around)), *sections.what_differs(matrix, around)]
-    parts += [Heading("Top-1"), table, Text(sections.HOW_TO_READ)]
+    parts.append(Text(sections.summary(found, around)))
+    if otherwise := provenance.made_otherwise(found):
+        said = "Made by other options than this report was asked with (their runs' commands stand below)"
+        parts.append(Text(f"**{said}: `{'`, `'.join(otherwise)}`.**"))
+    if not setting.quick:
+        parts += sections.goals(found, matrix.goals.get(setting.data))
+    parts += sections.what_differs(matrix, around)
+    parts += [Heading("Top-1"), table, *sections.notes(found), Text(sections.HOW_TO_READ)]
     if differences:
         caption = "Differences with their intervals, in points"
         parts.append(_draw("differences", caption, drawings.draw_differences(differences)))
+    parts += sections.draw_by_draw(found)
+    parts += sections.answers_by_length(by_length(found), found, matrix)
     parts += sections.without_repeated(found, matrix, around)
     parts += [*details.tokenizers(found), *details.other_measures(found)]
     parts += [Heading("Curves"), *(_draw(*drawn) for drawn in drawings.draw_curves(found))]
@@ -48,7 +57,12 @@ def _parts(matrix: Matrix, planned: Sequence[Planned], setting: Setting) -> list
     confusion = drawings.draw_confusion(found)
     if confusion is not None:
         parts.append(_draw("confusion", *confusion))
-    return [*parts, *details.costs(found), *details.unfinished(planned, problems), *details.made_by(found, setting)]
+    return [
+        *parts,
+        *details.costs(found),
+        *provenance.unfinished(planned, problems),
+        *provenance.made_by(found, setting),
+    ]
 
 
 def _draw(name: str, caption: str, drawing: Drawing) -> Figure:

@@ -29,8 +29,8 @@ def bounds(interval: Interval, digits: int = 1) -> str:
 
 
 def signed(points: float) -> str:
-    """A difference in points to the nearest hundredth, with its sign."""
-    return f"{points:+.2f}"
+    """A difference in points with its sign, to the hundredth below."""
+    return f"{math.floor(points * 100 + _SLACK) / 100:+.2f}"
 
 
 def deviation(values: Sequence[float], digits: int = 1) -> str:

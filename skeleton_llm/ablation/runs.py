@@ -6,6 +6,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from skeleton_llm.ablation.matrix import TOKENIZER, Cell, Matrix
 from skeleton_llm.whole import write_whole
@@ -48,23 +51,48 @@ class Run:
         return (self.folder / "results.json").is_file()
 
     @property
+    def noted(self) -> bool:
+        """Whether it is known by which command it was finished."""
+        return (self.folder / "asked.json").is_file()
+
+    @property
     def as_asked(self) -> bool:
-        """Whether it was finished by this command and with these YAML files."""
-        known = self.folder / "asked.json"
-        return known.is_file() and json.loads(known.read_text()) == self._asked()
+        """Whether it was finished by this command, with these YAML files, clips and tokenizer."""
+        known = json.loads((self.folder / "asked.json").read_text()) if self.noted else {}
+        return bool(known) and known.items() <= self._asked().items()
 
     def note(self) -> None:
-        """Keep by which command and YAML files it was finished."""
+        """Keep by what it was finished."""
         write_whole(self.folder / "asked.json", json.dumps(self._asked(), indent=1))
 
-    def _asked(self) -> dict[str, list[str]]:
-        files = [
-            Path(given) for key, given in zip(self.arguments, self.arguments[1:], strict=False) if key == "--config"
-        ]
+    def _asked(self) -> dict[str, Any]:
+        files = [Path(path) for path in self._given("--config")]
+        bodies = [path.read_bytes() for path in files]
+        read = self.needs and self.needs.folder / "tokenizer/model.safetensors"
         return {
             "arguments": list(self.arguments),
-            "configs": [hashlib.sha256(path.read_bytes()).hexdigest() for path in files],
+            "configs": [_digest(body) for body in bodies],
+            "data": _content_hash(self._given("--data.init_args.folder"), bodies),
+            "tokenizer": _digest(read.read_bytes()) if read and read.is_file() else None,
         }
+
+    def _given(self, key: str) -> list[str]:
+        """All values of an argument."""
+        pairs = zip(self.arguments, (*self.arguments[1:], ""), strict=False)
+        return [given.partition("=")[2] or value for given, value in pairs if given.partition("=")[0] == key]
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+def _content_hash(folders: Sequence[str], configs: Sequence[bytes]) -> str | None:
+    """Of the prepared dataset that arguments, or else the last YAML that has one, name; None where it is not here."""
+    if not folders:
+        found = [((yaml.safe_load(body) or {}).get("data") or {}).get("init_args") or {} for body in configs]
+        folders = [given["folder"] for given in found if "folder" in given]
+    about = Path(folders[-1]) / "dataset.json" if folders else None
+    return json.loads(about.read_text()).get("content_hash") if about is not None and about.is_file() else None
 
 
 @dataclass(frozen=True)

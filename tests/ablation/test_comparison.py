@@ -83,9 +83,9 @@ def test_clips_can_be_left_out(rng):
     ],
 )
 def test_a_sign_is_resolved_where_the_interval_leaves_nothing_out(interval, paper, said):
-    assert Comparison("full", [0, 1, 2], Interval(*interval), paper).verdict == said
+    assert Comparison("full", [0, 1, 2], 40, Interval(*interval), paper).verdict == said
     unjudged = "" if paper is None else "not judged below 3 seeds"
-    assert Comparison("full", [0, 1], Interval(*interval), paper).verdict == unjudged
+    assert Comparison("full", [0, 1], 40, Interval(*interval), paper).verdict == unjudged
 
 
 def test_an_ensemble_answers_with_the_largest_sum_of_scores(tmp_path, rng):

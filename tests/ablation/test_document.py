@@ -66,7 +66,7 @@ def test_markdown_keeps_tables_whole_and_names_its_figures(tmp_path):
     text = to_markdown(PARTS, "figures")
     assert "| `full`: a\\|b | 81.9 |" in text
     assert "| --- | ---: |" in text
-    assert "seed 0:\n\n    first line\n      <second>" in text
+    assert "<details><summary>seed 0</summary>\n\n    first line\n      <second>\n\n</details>" in text
     written = write_document(PARTS, tmp_path / "new")
     assert [path.name for path in written] == ["report.md", "report.html"]
     assert written[0].read_text() == text

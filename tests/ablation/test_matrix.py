@@ -50,6 +50,7 @@ def test_a_cell_answers_by_its_last_run_and_stands_against_full(write):
         ({"flat": {**CELLS["flat"], "against": "fool"}}, "cells.flat.against names 'fool', which is no cell"),
         ({"flat": {**CELLS["flat"], "answer": "stage3"}}, "cells.flat answers by 'stage3', which is none of its runs"),
         ({"flat": {"title": "x", "runs": {"a": ["stage9"]}}}, "there is no config .*stage9.yaml"),
+        ({"flat": {**CELLS["flat"], "rounds": ["stage2"]}}, "cells.flat has not the rounds of full, the cell it is"),
         ({"flat": "all"}, "cells.flat must be a mapping with keys of title, runs"),
     ],
 )
@@ -58,8 +59,22 @@ def test_what_cannot_be_is_one_sentence_with_file_and_key(write, change, said):
         write({"cells": {**CELLS, **change}})
 
 
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        ({"cell": "fool", "top1": 95}, "goals.x names 'fool', which is no cell of it"),
+        ({"top1": 95, "not_below": ["flat", "fool"]}, "goals.x names 'fool', which is no cell of it"),
+        ({"not_below": ["flat"]}, "goals.x.top1 is missing"),
+        ({"top1": 95, "above": "flat"}, "unknown key goals.x.above; it may have cell, top1, not_below"),
+    ],
+)
+def test_a_goal_names_cells_and_an_accuracy(write, goal, said):
+    with pytest.raises(ValueError, match=rf"matrix\.yaml: {said}"):
+        write({"cells": CELLS, "goals": {"x": goal}})
+
+
 def test_other_keys_no_cells_and_no_yaml_are_told(write, tmp_path):
-    with pytest.raises(ValueError, match=r"unknown key sells; it may have paper, quick, cells"):
+    with pytest.raises(ValueError, match=r"unknown key sells; it may have paper, goals, quick, cells"):
         write({"sells": CELLS})
     with pytest.raises(ValueError, match="cells is empty"):
         write({"cells": {}})

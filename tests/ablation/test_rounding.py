@@ -28,7 +28,8 @@ def test_errors_and_deviations_are_never_rounded_down():
 def test_intervals_grow_and_differences_keep_their_sign():
     assert bounds(Interval(0.5, 0.45678, 0.51234)) == "45.6 to 51.3"
     assert bounds(Interval(-0.02, -0.0312345, -0.0078901), 2) == "-3.13 to -0.78"
-    assert (signed(-0.004), signed(1.236), signed(0.0)) == ("-0.00", "+1.24", "+0.00")
+    assert (signed(-0.004), signed(1.239), signed(0.0)) == ("-0.01", "+1.23", "+0.00")
+    assert (signed(89.7 - 91.5), signed(92.7 - 91.5)) == ("-1.80", "+1.20")  # -1.7999... and 1.2000...
 
 
 @pytest.mark.parametrize("value", [0.0, 12.3, -0.05])

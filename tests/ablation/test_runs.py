@@ -1,5 +1,6 @@
 """Which runs a matrix comes to."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ MATRIX = {
             "title": "unseen",
             "runs": {"stage1": ["stage1"], "stage2": ["stage2"]},
             "rounds": ["unseen/draw0", "unseen/draw1"],
+            "against": None,
         },
         "bones": {
             "title": "classifier",
@@ -115,3 +117,37 @@ def test_a_finished_run_is_known_by_its_command_and_the_text_of_its_yaml(matrix,
     assert not run.as_asked
     more = Setting(tmp_path / "runs", "nw_ucla", setting.shipped, more=("--trainer.max_steps", "5"))
     assert not plan(matrix, [0], more)[0].rounds[0]["stage1"].as_asked
+
+
+def test_a_finished_run_is_known_by_its_clips_and_its_tokenizer(matrix, setting, tmp_path):
+    (tmp_path / "clips").mkdir()
+    about, tokenizer = tmp_path / "clips/dataset.json", tmp_path / "runs/full/seed0/stage1/tokenizer/model.safetensors"
+    about.write_text('{"content_hash": "5f5f"}')
+    (tmp_path / "mine.yaml").write_text(f"data: {{init_args: {{folder: {tmp_path / 'clips'}}}}}")
+    for own in (
+        Setting(tmp_path / "runs", "nw_ucla", setting.shipped, more=("--data.init_args.folder", str(about.parent))),
+        Setting(tmp_path / "runs", "nw_ucla", setting.shipped, more=(f"--data.init_args.folder={about.parent}",)),
+        Setting(tmp_path / "runs", "nw_ucla", setting.shipped, overlays=(str(tmp_path / "mine.yaml"),)),
+    ):
+        run = plan(matrix, [0], own)[0].rounds[0]["stage2"]
+        for file in (tokenizer, run.folder / "results.json"):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+        run.note()
+        assert run.as_asked
+        for file in (about, tokenizer):
+            kept = file.read_text()
+            file.write_text('{"content_hash": "6a6a"}')
+            assert not run.as_asked
+            file.write_text(kept)
+            assert run.as_asked
+
+
+def test_what_an_earlier_revision_did_not_note_is_not_asked_for(matrix, setting, tmp_path):
+    own = Setting(tmp_path / "runs", "nw_ucla", setting.shipped)
+    run = plan(matrix, [0], own)[0].rounds[0]["stage1"]
+    run.folder.mkdir(parents=True)
+    run.note()
+    noted = json.loads((run.folder / "asked.json").read_text())
+    (run.folder / "asked.json").write_text(json.dumps({key: noted[key] for key in ("arguments", "configs")}))
+    assert run.as_asked

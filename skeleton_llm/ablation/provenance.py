@@ -1,0 +1,102 @@
+"""The report's last sections: what is not finished, and how each cell was made."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import yaml
+
+from skeleton_llm.ablation.document import Heading, Listing, Part, Table, Text
+from skeleton_llm.ablation.findings import Finding, config, config_digest, facts
+from skeleton_llm.ablation.runs import Planned, Run, Setting, as_typed
+
+_OWN = ("seed_everything", "trainer.default_root_dir", "data.init_args.seed", "model.init_args.tokenizer")
+_ABSENT = "(absent)"
+
+
+def unfinished(planned: Sequence[Planned], problems: Sequence[str]) -> list[Part]:
+    """What the table still lacks, and what is finished but cannot be read."""
+    rows = []
+    for one in planned:
+        if not one.finished:
+            left = [as_typed(run.folder) for run in one.runs if not run.finished]
+            rows.append([f"`{one.name}`", ", ".join(f"`{folder}`" for folder in left)])
+    parts: list[Part] = [Text(f"Not read: {problem}") for problem in problems]
+    parts += [Table(["cell", "runs without results"], rows, left=2)] if rows else []
+    return [Heading("Not finished"), *parts] if parts else []
+
+
+def made_otherwise(found: dict[str, Finding]) -> list[str]:
+    """Cells with a run that another command or other YAML files finished than those the report was asked with."""
+    return [name for name, one in found.items() if any(_otherwise(run) for run in _runs(one))]
+
+
+def _runs(finding: Finding) -> Iterator[Run]:
+    return (run for planned in finding.planned.values() for run in planned.runs)
+
+
+def _otherwise(run: Run) -> bool:
+    return run.noted and not run.as_asked
+
+
+def made_by(found: dict[str, Finding], setting: Setting) -> list[Part]:
+    """Config, seed, revision, data and command of every run."""
+    parts: list[Part] = [Heading("How each cell was made")]
+    otherwise, configs = made_otherwise(found), _Configs()
+    for name, finding in found.items():
+        said = "Made by other options than this report was asked with: by the commands of its runs, below."
+        if name not in otherwise:
+            said = f"`{_command(name, finding, setting)}`"
+        parts += [Heading(f"{name}: {finding.cell.title}", 3), Text(said)]
+        parts += configs.of(finding)
+        for seed in finding.seeds:
+            for run in finding.planned[seed].runs:
+                about = facts(run)
+                lines = [f"folder: {as_typed(run.folder)}", f"config.yaml: {config_digest(run)}"]
+                lines += [f"{key}: {about.get(key, 'unknown')}" for key in ("seed", "revision", "data", "started")]
+                parts.append(Listing(f"seed {seed}, {run.folder.name}", "\n".join([*lines, about.get("command", "")])))
+    return parts
+
+
+def _command(name: str, finding: Finding, setting: Setting) -> str:
+    """That makes the cell again."""
+    given = ["--data", setting.data, "--folder", as_typed(setting.folder)]
+    given += [part for path in setting.overlays for part in ("--config", path)]
+    for base, paths in setting.of_base.items():
+        given += [part for path in paths for part in (f"--{base}", path)]
+    given += ["--llm", setting.llm] if setting.llm else []
+    given += ["--quick"] if setting.quick else []
+    given += ["--seeds", str(max(finding.seeds) + 1), "--cells", name, *setting.more]
+    return f"skeleton-llm ablate {shlex.join(given)}"
+
+
+class _Configs:
+    """Of each kind of run one config whole, where it is met first; of the others what differs from that."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def of(self, finding: Finding) -> Iterator[Part]:
+        """Of a cell's first seed; a run that lies with another cell stands there."""
+        for rounds in finding.planned[finding.seeds[0]].rounds:
+            for kind, run in rounds.items():
+                place, given = as_typed(run.folder), config(run)
+                flat = dict(_flat(given))
+                first, other = self.first.setdefault(kind, (place, flat))
+                if first == place and flat is other:
+                    yield Listing(f"config of {place}", yaml.safe_dump(given, sort_keys=False))
+                elif f"/{finding.cell.name}/seed{finding.seeds[0]}/" in f"/{run.folder.as_posix()}/":
+                    keys = [key for key in {**other, **flat} if flat.get(key, _ABSENT) != other.get(key, _ABSENT)]
+                    lines = [f"{key}: {other.get(key, _ABSENT)} -> {flat.get(key, _ABSENT)}" for key in keys]
+                    yield Listing(f"config of {place}, beside that of {first}", "\n".join(lines) or "the same")
+
+
+def _flat(given: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """All that a config says, by keys with dots."""
+    if key in _OWN:
+        return
+    parts = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
+    for name, part in parts:
+        yield from _flat(part, f"{key}.{name}" if key else str(name))
+    if not parts:
+        yield key, given
