@@ -24,7 +24,7 @@ BIN := .venv/bin
 CLI := $(BIN)/skeleton-llm
 SETUP := .venv/.ready
 # nw_ucla, ntu60_xsub, ...: the overlay in configs/data; its dataset is the name without the protocol
-DATASET := $(firstword $(subst _x, ,$(subst _c, ,$(DATA))))
+DATASET := $(firstword $(subst _inner, ,$(subst _x, ,$(subst _c, ,$(DATA)))))
 RUN_DIR := runs/$(RUN)
 OVERLAYS = --config configs/data/$(DATA).yaml $(foreach c,$(CONFIG),--config $(c)) --seed_everything $(SEED) --data.init_args.seed $(SEED)
 MODEL = $(if $(LLM),--model.init_args.llm.name $(LLM))

@@ -10,6 +10,7 @@ import yaml
 
 from skeleton_llm import ActionTokenizer
 from skeleton_llm.cli.main import main
+from skeleton_llm.skeletons import PROTOCOLS
 from small_runs import run
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -80,6 +81,27 @@ def made(*variables: str, target: str = "stage1") -> list[str]:
     shown = subprocess.run(asked, cwd=CONFIGS.parent, env=alone, capture_output=True, text=True, check=True).stdout
     lines = shown.replace("\\\n", "").splitlines()
     return shlex.split(next(line for line in lines if "skeleton-llm fit" in line))[1:]
+
+
+@pytest.mark.parametrize("overlay", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda path: path.stem)
+def test_make_prepares_the_dataset_of_an_overlay(overlay):
+    asked = ["make", "--dry-run", "prepare", f"DATA={overlay.stem}"]
+    shown = subprocess.run(asked, cwd=CONFIGS.parent, capture_output=True, text=True, check=True).stdout
+    dataset = shown.split("skeleton-llm prepare ")[1].split()[0]
+    given = yaml.safe_load(overlay.read_text())["data"]["init_args"]
+    assert dataset == PROTOCOLS[given["protocol"]].dataset
+    assert given["folder"] == f"data/{dataset}"
+
+
+@pytest.mark.parametrize("protocol", [p for p in PROTOCOLS.values() if p.inner_of], ids=lambda p: p.name)
+def test_inner_overlays_differ_from_the_published_ones_in_the_protocol_alone(protocol):
+    inner, outer = (
+        yaml.safe_load((CONFIGS / f"data/{name}.yaml").read_text())["data"]["init_args"]
+        for name in (protocol.name, protocol.dataset)
+    )
+    assert inner.pop("protocol") == protocol.name
+    assert outer.pop("protocol") == protocol.inner_of
+    assert inner == outer
 
 
 @pytest.mark.parametrize("preset", ["llm_ar", "t2m_gpt"])

@@ -24,7 +24,10 @@ class Half(NamedTuple):
 
 @dataclass(frozen=True)
 class SplitProof:
-    """One protocol's halves beside the published sizes; ``problem`` says in a sentence what does not fit."""
+    """One protocol's halves beside the published sizes; ``problem`` says in a sentence what does not fit.
+
+    An inner protocol, whose sizes nobody published, has those counted in the training half of ``inner_of``.
+    """
 
     protocol: str
     training: Half
@@ -32,6 +35,7 @@ class SplitProof:
     published: tuple[int, ...] | None
     problem: str | None
     missing: list[str] = field(default_factory=list)
+    inner_of: str | None = None
 
     def __str__(self) -> str:
         halves = (("training", self.training), ("test", self.test))
@@ -40,6 +44,8 @@ class SplitProof:
         )
         if self.problem is not None:
             return f"{self.protocol}: {said}"
+        if self.inner_of is not None:
+            return f"{self.protocol}: {said}, as counted in the training half of {self.inner_of}"
         return f"{self.protocol}: {said}{', as published' if self.published else '; no published size to compare with'}"
 
 
@@ -69,9 +75,9 @@ def _prove(protocol: Protocol, clips: Table, names: Sequence[str], left_out: Seq
         source = SOURCES.get(protocol.dataset)
         missing = source.missing(clips, [*names, *(entry["file"] for entry in left_out)]) if source else []
         problem = f"{error}{'; missing: ' if missing else ''}{enumerate_missing(missing)}"
-    published = protocol.published or ((protocol.total,) if protocol.total else None)
+    published = None if protocol.inner_of else protocol.published or ((protocol.total,) if protocol.total else None)
     halves = (Half(train, listed[0], bad[0]), Half(test, listed[1], bad[1]))
-    return SplitProof(protocol.name, *halves, published, problem, missing)
+    return SplitProof(protocol.name, *halves, published, problem, missing, protocol.inner_of)
 
 
 def count_left_out(protocol: Protocol, left_out: Sequence[LeftOut], kind: str) -> tuple[int, int]:

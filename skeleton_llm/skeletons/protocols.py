@@ -1,13 +1,16 @@
-"""Who trains and who tests: the published evaluation protocols, with the sizes of their splits.
+"""Who trains and who tests: the published evaluation protocols, with the sizes of their splits, and inner ones.
 
 Sources: Shahroudy et al. 2016 and Liu et al. 2020 (NTU RGB+D), Wang et al. 2014 (NW-UCLA), Chen et al. 2015 (UTD-MHAD),
 Das et al. 2019 (Toyota Smarthome), Li et al. 2021 (UAV-Human), Liu et al. 2017 (PKU-MMD), Qu et al. 2024 (LLM-AR's
 unseen classes), Gupta et al. 2021 (SynSE's unseen classes). Sizes are those after NTU's lists of missing skeletons.
+
+An inner protocol, of our own, parts a published training half once more: recipes are chosen by its test, so that the
+published test is read once, when nothing is to be chosen any more.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 
@@ -45,7 +48,9 @@ class Protocol:
         halves: for each clip 0 (training), 1 (test) or -1 (neither), from the columns that ``needs`` names; None where
             the data bring their halves (columns ``test:NAME``), which go before a rule in any case.
         published: sizes that the split must have; ``total`` the size of both together where only that is published.
+            Those of an inner protocol are counted in the published training half.
         classes: the only classes that count, as labels of the dataset in the protocol's order; None for all.
+        inner_of: the published protocol whose training half this one parts; None for a published one.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Protocol:
     published: tuple[int, int] | None = None
     total: int | None = None
     classes: tuple[int, ...] | None = None
+    inner_of: str | None = None
 
     def split(self, table: Table) -> tuple[np.ndarray, np.ndarray]:
         """Rows of the training and of the test clips.
@@ -98,13 +104,19 @@ def _rule(name: str, dataset: str, column: str, sizes: tuple[int, int] | None = 
     return Protocol(name, dataset, _by(column, **more), (column,), sizes)
 
 
+def _inner(name: str, outer: str, dataset: str, column: str, sizes: tuple[int, int], **halves: list[int]) -> Protocol:
+    return replace(_rule(name, dataset, column, sizes, **halves), inner_of=outer)
+
+
 _CV = tuple(list(class_names("smarthome")).index(activity) for activity in CV_CLASSES)
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         _rule("synthetic_xsub", "synthetic", "subject", test=SYNTHETIC_TEST),
         _rule("nw_ucla_xview", "nw_ucla", "view", (1020, 464), test=[3]),
+        _inner("nw_ucla_inner", "nw_ucla_xview", "nw_ucla", "view", (516, 504), train=[1], test=[2]),
         _rule("utd_mhad_xsub", "utd_mhad", "subject", (431, 430), train=[1, 3, 5, 7]),
+        _inner("utd_mhad_inner", "utd_mhad_xsub", "utd_mhad", "subject", (323, 108), train=[1, 3, 5], test=[7]),
         _rule("ntu60_xsub", "ntu60", "subject", (40091, 16487), train=_NTU60_TRAIN),
         _rule("ntu60_xview", "ntu60", "view", (37646, 18932), test=[1]),
         _rule("ntu120_xsub", "ntu120", "subject", (63026, 50919), train=_NTU120_TRAIN),
@@ -173,7 +185,7 @@ def find_protocol(name: str, dataset: str) -> Protocol:
 def check_published(
     protocol: Protocol, train: int, test: int, *, left_out: Mapping[str, tuple[int, int] | list[int]] | None = None
 ) -> None:
-    """Compare the sizes of a split with the published ones, less the bad files of each half that the user accepted.
+    """Compare the sizes of a split with those it must have, less the bad files of each half that the user accepted.
 
     Raises:
         ValueError: they differ.

@@ -58,6 +58,8 @@ def test_bad_files_that_explain_a_short_split_are_accepted_at_the_users_word(sha
         SkeletonDataModule(str(out), "nw_ucla_xview")
     assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out), "--allow-bad"]) == 0
     assert len(SkeletonDataModule(str(out), "nw_ucla_xview").rows["test"]) == 464
+    data = SkeletonDataModule(str(out), "nw_ucla_inner")
+    assert [len(rows) for rows in data.rows.values()] == [458, 57, 504]
     (raw / "a05_s01_e00_v03.json").unlink()
     assert main(["prepare", "nw_ucla", "--raw", str(raw), "--out", str(out), "--allow-bad"]) == 1
     assert (
@@ -122,7 +124,11 @@ def test_real_utd_mhad_is_whole_and_a_missing_file_is_named(shared, tmp_path, ca
     assert main(["prepare", "utd_mhad", "--raw", str(raw), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert "utd_mhad_xsub: 431 training clips (left out: 0 listed, 0 bad), 430 test clips" in said
-    assert "as published" in said
+    published, inner = (line for line in said.splitlines() if "_xsub: " in line or "_inner: " in line)
+    assert published.endswith("430 test clips (left out: 0 listed, 0 bad), as published")
+    assert inner.endswith(
+        "108 test clips (left out: 0 listed, 0 bad), as counted in the training half of utd_mhad_xsub"
+    )
     next(raw.rglob("a7_s3_t2_skeleton.mat")).unlink()
     assert main(["prepare", "utd_mhad", "--raw", str(raw), "--out", str(out)]) == 1
     assert "431 / 430 training and test clips, found 430 / 430" in (error := capsys.readouterr().err)

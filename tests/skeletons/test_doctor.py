@@ -90,6 +90,10 @@ def test_real_nw_ucla_is_whole_and_repeats_itself_across_the_split(shared):
     assert report.healthy
     assert report.splits[0].training.clips == 1020
     assert "nw_ucla_xview: 95 test clips have the very joints of a training clip" in report.notices
+    inner = report.splits[1]
+    assert (inner.protocol, inner.training.clips, inner.test.clips) == ("nw_ucla_inner", 516, 504)
+    assert inner.published is None
+    assert not any(notice.startswith("nw_ucla_inner") for notice in report.notices)
 
 
 @pytest.mark.parametrize(

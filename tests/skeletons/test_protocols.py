@@ -4,6 +4,8 @@ import pytest
 from skeleton_llm.skeletons import PROTOCOLS, carve_validation, check_published, find_protocol, unseen_classes
 from skeleton_llm.skeletons.class_names import class_names
 from skeleton_llm.skeletons.readers import ntu_facts, ntu_missing
+from skeleton_llm.skeletons.readers.nw_ucla import _COUNTS
+from skeleton_llm.skeletons.readers.utd_mhad import utd_mhad_expected, utd_mhad_facts
 
 
 def table(**columns):
@@ -27,6 +29,39 @@ def test_cross_view_protocols():
     views = table(view=[1, 2, 3, 1, 2, 3])
     assert PROTOCOLS["nw_ucla_xview"].split(views)[1].tolist() == [2, 5]
     assert PROTOCOLS["ntu60_xview"].split(views)[1].tolist() == [0, 3]
+
+
+def published_clips():
+    """For each dataset with an inner protocol who and what each published clip shows, without the clips."""
+    views = np.repeat([1, 2, 3], np.sum(_COUNTS, axis=0))
+    subjects = [utd_mhad_facts(name)["subject"] for name in utd_mhad_expected()]
+    return {"nw_ucla": table(view=views), "utd_mhad": table(subject=subjects)}
+
+
+INNER = [protocol for protocol in PROTOCOLS.values() if protocol.inner_of is not None]
+
+
+@pytest.mark.parametrize("inner", INNER, ids=lambda protocol: protocol.name)
+def test_an_inner_protocol_parts_the_whole_training_half_and_never_sees_the_published_test(inner):
+    outer = PROTOCOLS[inner.inner_of]
+    assert (outer.dataset, outer.inner_of) == (inner.dataset, None)
+    clips = published_clips()[inner.dataset]
+    train, test = inner.split(clips)
+    outer_train, outer_test = outer.split(clips)
+    assert sorted([*train, *test]) == outer_train.tolist()
+    assert not {*train, *test} & {*outer_test}
+    assert (len(train), len(test)) == inner.published
+    assert (len(outer_train), len(outer_test)) == outer.published
+
+
+def test_inner_protocols_keep_a_view_and_a_subject_for_their_test():
+    assert [protocol.name for protocol in INNER] == ["nw_ucla_inner", "utd_mhad_inner"]
+    train, test = INNER[0].split(table(view=[1, 2, 3]))
+    assert (train.tolist(), test.tolist()) == ([0], [1])
+    train, test = INNER[1].split(table(subject=range(1, 9)))
+    assert ((train + 1).tolist(), (test + 1).tolist()) == ([1, 3, 5], [7])
+    check_published(INNER[0], 516, 504)
+    check_published(INNER[1], 323, 108)
 
 
 def test_wrong_split_sizes_say_both_numbers_and_the_way_out():
