@@ -109,7 +109,8 @@ def examine_prepared(folder: Path, *, progress: Progress | None = None) -> Repor
     report = Report(str(folder), "prepared", info["name"], info.get("form", "built-in"), info["layout"])
     left_out: list[LeftOut] = info.get("left_out", [])
     report.fill(data.table, data.sources, data.digests, info["class_names"], left_out)
-    partial = [split.problem for split in report.splits if split.protocol in info.get("partial", {})]
+    known = info.get("partial", {}).keys()  # a part of the published split is one of the inner split too
+    partial = [split.problem for split in report.splits if known & {split.protocol, split.inner_of}]
     report.notices += [f"prepared with --partial: {problem}" for problem in partial if problem]
     report.problems = [problem for problem in report.problems if problem not in partial]
     allowed = info.get("accepted") or {}
