@@ -162,7 +162,11 @@ def unique_runs(planned: Iterable[Planned]) -> list[Run]:
 
 
 def _overlays(matrix: Matrix, setting: Setting, name: str, configs: Sequence[str]) -> tuple[str, ...]:
-    """All configs as files: the base, the data's, the user's, then what makes the cell, which nothing overrules."""
+    """All configs as files: the base, the data's, the user's, then what makes the cell.
+
+    Only arguments stand behind and overrule that: the language model's name, the cell's own and, last, those of
+    ``Setting.more``.
+    """
     base, *own = configs
     quick = [*matrix.quick["every"], *(matrix.quick[TOKENIZER] if name == TOKENIZER else ())] if setting.quick else []
     shipped = [setting.shipped / f"{one}.yaml" for one in (base, f"data/{setting.data}", *quick, *own)]
