@@ -212,6 +212,32 @@ def test_cores_and_gpus_are_shared_out(monkeypatch):
         divide([], 0)
 
 
+@pytest.mark.parametrize(("gpus", "jobs", "told"), [(["0"], 1, 37.5), (["0"], 2, None), ([], 1, None)])
+def test_a_run_with_a_gpu_of_its_own_costs_what_the_gpus_counter_gained(gpus, jobs, told, fake, tmp_path, monkeypatch):
+    counter = iter([1000.25, 1037.75])  # as the run begins, and as it ends
+    asked: list[str] = []
+
+    def joules(gpu: str) -> float:
+        asked.append(gpu)
+        return next(counter)
+
+    monkeypatch.setattr("skeleton_llm.ablation.slots.joules", joules)
+    one = run(tmp_path / "a")
+    Crew(divide(gpus, jobs), [].append, fake).work([one])
+    (line,) = (one.folder / "cost.jsonl").read_text().splitlines()
+    assert json.loads(line)["joules"] == told
+    assert asked == (["0", "0"] if told else [])
+
+
+@pytest.mark.parametrize("counter", [[None, 1037.75], [1000.25, None]])
+def test_energy_that_the_gpu_did_not_tell_both_times_is_null(counter, fake, tmp_path, monkeypatch):
+    told = iter(counter)
+    monkeypatch.setattr("skeleton_llm.ablation.slots.joules", lambda gpu: next(told))
+    one = run(tmp_path / "a")
+    Crew(divide(["0"]), [].append, fake).work([one])
+    assert json.loads((one.folder / "cost.jsonl").read_text())["joules"] is None
+
+
 def test_a_killed_parent_leaves_no_second_process_at_a_run(fake, tmp_path):
     """The orphan holds the lock; whoever comes next waits."""
     folder = tmp_path / "a"
