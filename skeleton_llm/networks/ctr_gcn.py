@@ -15,6 +15,8 @@ from skeleton_llm.networks.graph import (
     Shortcut,
     adjacency,
     block_sizes,
+    maps,
+    mix,
     normalise,
     over_frames,
     start,
@@ -55,12 +57,19 @@ class TopologyRefinement(nn.Module):
 
     def forward(self, x: Float[Tensor, "R C T V"], mask: Mask) -> Float[Tensor, "R D T V"]:
         """What every joint hears."""
-        still = over_frames(x, mask).mT  # [R, V, C]
-        apart = (self.target(still)[:, :, None] - self.source(still)[:, None]).tanh()  # [R, U, V, K C']
-        refinement = self.expand(apart.permute(0, 3, 1, 2)).unflatten(1, (len(self.graph), -1))
-        topology = self.graph[:, None] + self.strength * refinement  # [R, K, D, U, V]
-        values = self.values(x).unflatten(1, (len(self.graph), -1))
-        return torch.einsum("rkduv,rkdtv->rdtu", topology, values)
+        kinds = len(self.graph)
+        still = over_frames(x, mask)  # [R, C, V]
+        target, source = (mix(still, side.weight, side.bias[:, None]) for side in (self.target, self.source))
+        apart = (target[:, :, None] - source[..., None]).tanh()  # [R, K C', V, U]: transposed for the last product
+        expand, offset = maps(self.expand, kinds)
+        graph = self.graph.mT.flatten(1)[:, None] + self.strength * offset  # [K, D, V U]
+        topologies = map(mix, apart.flatten(2).chunk(kinds, 1), self.strength * expand, graph)
+        values = (mix(x.flatten(2), weight, bias) for weight, bias in zip(*maps(self.values, kinds), strict=True))
+        heard = [  # kind by kind, so that no product copies its factors
+            value.unflatten(2, x.shape[2:]) @ topology.unflatten(2, apart.shape[2:])
+            for value, topology in zip(values, topologies, strict=True)
+        ]
+        return sum(heard[1:], heard[0])
 
 
 class MultiScaleTime(nn.Module):
@@ -79,7 +88,7 @@ class MultiScaleTime(nn.Module):
 
     def forward(self, x: Float[Tensor, "R C T V"], mask: Mask) -> Float[Tensor, "R C S V"]:
         """The parts side by side."""
-        near, far, most = self.enter(x, mask).relu().chunk(3, dim=1)
+        near, far, most = self.enter(x, mask).relu_().chunk(3, dim=1)
         most = F.max_pool2d(most, (3, 1), (self.stride, 1), (1, 0))  # not below 0, so masked frames do not matter
         parts = (
             self.near(near, mask),
@@ -115,9 +124,9 @@ class CTRGCNBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "R C T V"], mask: Mask) -> Float[Tensor, "R D S V"]:
         """One block."""
-        heard = (normalise(self.norm, self.joints(x, mask), mask) + self.around_joints(x, mask)).relu()
+        heard = (normalise(self.norm, self.joints(x, mask), mask) + self.around_joints(x, mask)).relu_()
         out = self.time(heard, mask)
-        return (out if self.shortcut is None else out + self.shortcut(x, mask)).relu()
+        return (out if self.shortcut is None else out + self.shortcut(x, mask)).relu_()
 
 
 class CTRGCN(GraphNetwork):

@@ -165,6 +165,17 @@ def test_gradients_of_topology_refinement_are_those_of_its_values():
 
 
 @pytest.mark.parametrize("kind", [STGCN, CTRGCN])
+def test_gradients_of_the_first_norm_are_those_of_its_values(kind, small_layout):
+    network = stirred(build(kind, small_layout.name).double()).train()
+    clips, persons = torch.randn(3, 16, 1, 4, 3, dtype=torch.float64), torch.ones(3, 1, dtype=torch.bool)
+
+    def logits(weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.func.functional_call(network, {"norm.weight": weight, "norm.bias": bias}, (clips, persons))
+
+    assert torch.autograd.gradcheck(logits, tuple(network.norm.parameters()), fast_mode=True)
+
+
+@pytest.mark.parametrize("kind", [STGCN, CTRGCN])
 def test_every_weight_gets_a_finite_gradient(kind):
     network = stirred(build(kind)).train()
     network(torch.randn(4, 16, 1, 20, 3), torch.ones(4, 1, dtype=torch.bool)).square().sum().backward()
