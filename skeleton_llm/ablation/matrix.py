@@ -12,7 +12,7 @@ TOKENIZER = "stage1"
 _CELL = ("title", "runs", "rounds", "answer", "ensemble", "against", "quick", "paper", "source", "note")
 _MATRIX = ("paper", "goals", "quick", "cells")
 _GOAL = ("cell", "top1", "not_below")
-_PAPER = ("title", "data", "llm", "poses", "answers")
+_PAPER = ("title", "data", "llm", "poses", "answers", "recipe")
 _QUICK = ("every", TOKENIZER, "rounds")
 
 
@@ -57,11 +57,13 @@ class Goal(NamedTuple):
 class Matrix:
     """All cells; ``paper`` says on what the paper measured, ``quick`` what makes the runs seconds long.
 
+    ``paper["recipe"]`` names for each kind of run a config with the paper's recipe, as a path like those of cells.
+
     ``goals`` are set before anything is run, by the name of the data.
     """
 
     cells: Mapping[str, Cell]
-    paper: Mapping[str, str]
+    paper: Mapping[str, Any]
     quick: Mapping[str, Any]
     goals: Mapping[str, Goal] = field(default_factory=dict)
 
@@ -97,7 +99,7 @@ def read_matrix(path: Path, configs: Path) -> Matrix:
     goals = {data: _goal(path, data, about, cells) for data, about in (given.get("goals") or {}).items()}
     named = [one for cell in cells.values() for run in cell.runs.values() for one in run]
     named += [one for cell in cells.values() for one in (*cell.rounds, *cell.quick)]
-    named += quick["every"] + quick[TOKENIZER]
+    named += quick["every"] + quick[TOKENIZER] + [*given.get("paper", {}).get("recipe", {}).values()]
     for name in named:
         if not name.startswith("--") and not (configs / f"{name}.yaml").is_file():
             raise ValueError(f"{path}: there is no config {configs / name}.yaml; name one without .yaml")

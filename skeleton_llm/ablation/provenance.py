@@ -1,7 +1,8 @@
 """The report's last sections: what is not finished, and how each cell was made."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ from skeleton_llm.ablation.findings import Finding, config, config_digest, facts
 from skeleton_llm.ablation.runs import Planned, Run, Setting, as_typed
 
 _OWN = ("seed_everything", "trainer.default_root_dir", "data.init_args.seed", "model.init_args.tokenizer")
+_RECIPE = ("model.", "data.", "trainer.max_steps", "trainer.accumulate_grad_batches")
 _ABSENT = "(absent)"
 
 
@@ -24,6 +26,30 @@ def unfinished(planned: Sequence[Planned], problems: Sequence[str]) -> list[Part
     parts: list[Part] = [Text(f"Not read: {problem}") for problem in problems]
     parts += [Table(["cell", "runs without results"], rows, left=2)] if rows else []
     return [Heading("Not finished"), *parts] if parts else []
+
+
+def recipe_differs(found: dict[str, Finding], recipes: Mapping[str, Path]) -> list[Part]:
+    """What the paper's presets, a YAML for each kind of run, say otherwise than the first run of that kind."""
+    rows = []
+    for kind, preset in recipes.items():
+        runs = [runs[kind] for one in found.values() for p in one.planned.values() for runs in p.rounds if kind in runs]
+        given = dict(_flat(config(runs[0]))) if runs else {}
+        wanted = dict(_flat(yaml.safe_load(preset.read_text()))) if given else {}
+        for key, value in wanted.items():
+            if key.startswith(_RECIPE) and given.get(key) != value:
+                rows.append([kind, f"`{key}`", f"`{value}`", f"`{given.get(key, _ABSENT)}`"])
+    if not rows:
+        return []
+    said = (
+        "Keys of the presets "
+        + ", ".join(f"`{preset.name}`" for preset in recipes.values())
+        + " that runs here change."
+    )
+    return [
+        Heading("What differs from the paper's recipe"),
+        Text(said),
+        Table(["run", "key", "preset", "here"], rows, left=4),
+    ]
 
 
 def made_otherwise(found: dict[str, Finding]) -> list[str]:
@@ -95,8 +121,10 @@ def _flat(given: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """All that a config says, by keys with dots."""
     if key in _OWN:
         return
-    parts = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
-    for name, part in parts:
+    parts = given if isinstance(given, dict) else {}
+    if isinstance(given, list) and any(isinstance(part, dict) for part in given):
+        parts = dict(enumerate(given))
+    for name, part in parts.items():
         yield from _flat(part, f"{key}.{name}" if key else str(name))
     if not parts:
         yield key, given

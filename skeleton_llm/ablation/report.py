@@ -44,6 +44,8 @@ def _parts(matrix: Matrix, planned: Sequence[Planned], setting: Setting) -> list
     if not setting.quick:
         parts += sections.goals(found, matrix.goals.get(setting.data))
     parts += sections.what_differs(matrix, around)
+    recipes = {kind: setting.shipped / f"{preset}.yaml" for kind, preset in matrix.paper.get("recipe", {}).items()}
+    parts += provenance.recipe_differs(found, recipes)
     parts += [Heading("Top-1"), table, *sections.notes(found), Text(sections.HOW_TO_READ)]
     if differences:
         caption = "Differences with their intervals, in points"

@@ -28,7 +28,13 @@ from skeleton_llm.skeletons import write_dataset
 from skeleton_llm.skeletons.synthetic import CLASS_NAMES, synthetic_clips
 
 MATRIX = {
-    "paper": {"title": "A Paper", "data": "their clips", "llm": "their model", "poses": "their poses"},
+    "paper": {
+        "title": "A Paper",
+        "data": "their clips",
+        "llm": "their model",
+        "poses": "their poses",
+        "recipe": {"stage1": "stage1", "stage2": "stage2"},
+    },
     "goals": {"synthetic": {"top1": 99, "not_below": ["flat", "whole"]}},
     "quick": {"every": ["ablation/tiny"], "stage1": [], "rounds": 1},
     "cells": {
@@ -223,7 +229,9 @@ def test_configs_are_shown_whole_once_and_then_by_what_differs(ablate):
     whole = text[text.index(f"config of {home}/full/seed0/stage2") :]
     assert whole[: whole.index("</details>")].count("max_steps: 6") == 1
     changed = text[text.index(f"config of {home}/flat/seed0/stage1, beside that of {home}/full/seed0/stage1") :]
-    assert "trainer.overlays.2: (absent) -> euclidean" in changed[: changed.index("</details>")]
+    shared = "'stage1', 'synthetic'"
+    said = f"trainer.overlays: [{shared}] -> [{shared}, 'euclidean']"
+    assert changed[: changed.index("</details>")].splitlines()[2] == f"    {said}"
     assert f"config of {home}/whole/seed0/stage1" not in text  # which is full's
     assert "default_root_dir: " not in changed[: changed.index("</details>")]
 
@@ -234,6 +242,8 @@ def test_the_report_names_what_differs_what_it_cost_and_how_it_was_made(ablate):
     assert "| data | their clips | synthetic, synthetic_xsub: 100 training and 40 test clips |" in text
     assert "| language model | their model | built-in, 1,311,872 weights |" in text
     assert "| poses | their poses | 3D, 25 joints (ntu25) |" in text
+    assert row(text, "stage1 | `trainer.max_steps`") == ["stage1", "`trainer.max_steps`", "`1000`", "`6`"]
+    assert "| stage2 | `model.init_args.llm.name` |" not in text  # the same
     assert row(text, "`full` | 12.3") == ["`full`", "12.3", "99", "120", "0.031"]
     assert row(text, "`full` | stage1 | 1")[2] == "1"
     assert row(text, "`unseen` | stage1 | 2")[2] == "2"  # two rounds
