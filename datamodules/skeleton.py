@@ -206,6 +206,8 @@ def _check_planar(layout: str, preprocess: Preprocess, augmentation: Augmentatio
         raise ValueError(
             f"{layout} is a 2D layout, which cannot be aligned: set data.init_args.preprocess.align to none"
         )
+    if preprocess.turns:
+        raise ValueError(f"{layout} is a 2D layout, which cannot be turned: set data.init_args.preprocess.turns to []")
     if augmentation is not None and (augmentation.rotation > 0 or augmentation.tilt > 0):
         raise ValueError(
             f"{layout} is a 2D layout, which cannot be turned: set rotation and tilt of data.augmentation to 0"

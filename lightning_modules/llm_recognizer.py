@@ -100,10 +100,11 @@ class LitLLMRecognizer(L.LightningModule):
                 f"{tokenizer}: its codes are {self.tokenizer.dim} wide, the words of {self.llm.name} {self.llm.width};"
                 " run stage 1 with the same LLM="
             )
-        if search and (self.unseen or self.tokenizer.preprocess.mirrored):
+        views = self.tokenizer.preprocess
+        if search and (self.unseen or views.mirrored or views.turns):
             raise ValueError(
                 "model.init_args.search looks at one view of a clip and at all names; set it to false where"
-                f" {'data.init_args.unseen holds classes out' if self.unseen else 'preprocess.mirrored is on'}"
+                f" {'data.init_args.unseen holds classes out' if self.unseen else 'preprocess has mirrored or turns'}"
             )
         if self.tuning.mode == "frozen" and not self.inputs.map:
             codes = "" if self.inputs.form != "vocabulary" else "inputs.form to codes and model.init_args."

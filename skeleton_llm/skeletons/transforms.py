@@ -3,7 +3,7 @@
 B clips, T frames, M persons, V joints, 3 coordinates in metres, +y up.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -43,6 +43,7 @@ class Preprocess:
         align: ``yaw`` turns the body about the vertical so that its mean left-right axis lies along x; ``full`` also
             sets its spine upright; ``none`` keeps the camera's view.
         mirrored: answers are the mean over the clip and its mirror image; only where no class depends on the side.
+        turns: answers are the mean over the clip and it turned about the vertical by each of these angles, radians.
     """
 
     frames: int = 64
@@ -50,6 +51,7 @@ class Preprocess:
     mirrored: bool = False
     length: Literal["resize", "whole", "window"] = "resize"
     longest: int = 512
+    turns: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Refuse an empty clip."""
@@ -104,8 +106,9 @@ class Preprocess:
         return shift, rotation.astype(np.float32)
 
     def views(self, joints: Tensor, layout: Layout) -> list[Tensor]:
-        """The preprocessed clips [B, T, M, V, 3], and with ``mirrored`` their mirror images."""
-        return [joints, mirror(joints, layout)] if self.mirrored else [joints]
+        """The preprocessed clips [B, T, M, V, 3], then them by each of ``turns``; if ``mirrored`` the images of each."""
+        turned = [joints, *(turn(joints, angle) for angle in self.turns)]
+        return [view for one in turned for view in ([one, mirror(one, layout)] if self.mirrored else [one])]
 
     def apply(self, clip: Clip) -> tuple[Tensor, Tensor]:
         """One clip as a batch of one: joints [1, T, M, V, 3] float32 and persons [1, M] bool (who is there at all).
@@ -236,6 +239,11 @@ def place(
     bias = (shift[:, None] @ rotation).repeat(1, 1, group)
     moved = torch.baddbmm(bias, joints.reshape(len(joints), points // group, 3 * group), wide).view(joints.shape)
     return moved.mul_(present[..., None, None])
+
+
+def turn(joints: Tensor, angle: float) -> Tensor:
+    """Joints [..., 3] turned about the vertical through the origin by ``angle`` radians, as ``rotation`` does."""
+    return joints @ _rotations(torch.tensor([[0.0, angle, 0.0]]))[0].to(joints)
 
 
 def mirror(joints: Tensor, layout: Layout) -> Tensor:

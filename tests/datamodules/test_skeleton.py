@@ -189,6 +189,8 @@ def test_2d_poses_are_neither_aligned_nor_turned_and_keep_their_confidence(tmp_p
     flat = Preprocess(align="none")
     with pytest.raises(ValueError, match="2D layout, which cannot be turned: set rotation and tilt"):
         SkeletonDataModule(folder, "smarthome_cs", flat, Augmentation(), partial=True)
+    with pytest.raises(ValueError, match=r"cannot be turned: set data.init_args.preprocess.turns to \[\]"):
+        SkeletonDataModule(folder, "smarthome_cs", Preprocess(align="none", turns=[0.4]), partial=True)
     augmentation = Augmentation(rotation=0.0, tilt=0.0, scale=0.3, noise=0.1, crop=1.0, shear=0.3)
     data = SkeletonDataModule(folder, "smarthome_cs", flat, augmentation, partial=True)
     data.clean = True

@@ -1,7 +1,9 @@
 import json
+import math
 import os
 import shutil
 import signal
+from dataclasses import replace
 from time import process_time
 from types import SimpleNamespace
 
@@ -261,22 +263,27 @@ def test_a_run_needs_room_only_for_the_lists_that_it_shows(tokenizer, monkeypatc
         LitLLMRecognizer(str(tokenizer), names, "ntu25", unseen=[3, 5, 7])
 
 
-def test_mirrored_views_are_averaged_in_the_test_and_in_the_product_alike(small_data, tokenizer, tmp_path):
+@pytest.mark.parametrize("views", [{"mirrored": True}, {"turns": [0.4]}, {"mirrored": True, "turns": [0.4, -0.8]}])
+def test_views_are_averaged_in_the_test_and_in_the_product_alike(small_data, tokenizer, tmp_path, views):
     reader = ActionTokenizer.from_pretrained(tokenizer)
-    reader.preprocess.mirrored = True
+    reader.preprocess = replace(reader.preprocess, **views)
     names = SkeletonDataModule(str(small_data), "synthetic_xsub").class_names
     model = LitLLMRecognizer(str(tokenizer), names, "ntu25", tuning=Tuning(r=2))
     model.configure_model()
     data = SkeletonDataModule(str(small_data), "synthetic_xsub", preprocess=reader.preprocess)
     batch = data.batches("test").__getitems__([(-1, i) for i in range(5)])
-    other = mirror(batch["joints"], find_layout("ntu25"))
+    seen = [batch["joints"]]
+    for angle in views.get("turns", []):
+        cos, sin = math.cos(angle), math.sin(angle)
+        seen.append(batch["joints"] @ torch.tensor([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]]))
+    if "mirrored" in views:
+        seen += [mirror(joints, find_layout("ntu25")) for joints in seen]
     recognizer = Recognizer(reader, model.network)
-    scores = [model.network.score(*reader.embed(joints, batch["persons"])) for joints in (batch["joints"], other)]
-    mean = (scores[0].log_likelihoods + scores[1].log_likelihoods) / 2
-    torch.testing.assert_close(recognizer.probabilities(batch["joints"], batch["persons"]), mean.softmax(-1))
-    torch.testing.assert_close(
-        recognizer.probabilities(other, batch["persons"]), mean.softmax(-1), rtol=1e-3, atol=1e-5
-    )
+    scores = [model.network.score(*reader.embed(joints, batch["persons"])).log_likelihoods for joints in seen]
+    mean = torch.stack(scores).mean(0).softmax(-1)
+    torch.testing.assert_close(recognizer.probabilities(batch["joints"], batch["persons"]), mean)
+    if views == {"mirrored": True}:
+        torch.testing.assert_close(recognizer.probabilities(seen[1], batch["persons"]), mean, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("choice", ["whole", pytest.param("sentences", marks=pytest.mark.slow)])
