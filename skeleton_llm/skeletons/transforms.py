@@ -106,7 +106,7 @@ class Preprocess:
         return shift, rotation.astype(np.float32)
 
     def views(self, joints: Tensor, layout: Layout) -> list[Tensor]:
-        """The preprocessed clips [B, T, M, V, 3], then them by each of ``turns``; if ``mirrored`` the images of each."""
+        """The preprocessed clips [B, T, M, V, 3], then turned ones; with ``mirrored`` each with its mirror image."""
         turned = [joints, *(turn(joints, angle) for angle in self.turns)]
         return [view for one in turned for view in ([one, mirror(one, layout)] if self.mirrored else [one])]
 
