@@ -143,7 +143,7 @@ bench: $(SETUP) ## performance as ratios to named peers
 SEEDS ?= 1
 ablations: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## LLM-AR's tables and baselines over SEEDS=5 seeds (QUICK=1: seconds a run, JOBS=, CELLS="full no_zipf")
 	$(CLI) ablate --data $(DATA) --seeds $(SEEDS) $(if $(QUICK),--quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(CELLS),--cells $(CELLS)) \
-	  $(if $(LLM),--llm $(LLM)) $(foreach c,$(CONFIG),--config $(c)) $(ARGS)
+	  $(if $(LLM),--llm $(LLM)) $(foreach c,$(CONFIG),--config $(c)) $(foreach c,$(CONFIG1),--stage1 $(c)) $(foreach c,$(CONFIG2),--stage2 $(c)) $(ARGS)
 
 tensorboard: $(SETUP) ## watch the runs
 	$(BIN)/tensorboard --logdir runs

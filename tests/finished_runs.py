@@ -1,7 +1,9 @@
 """Runs that look finished, made in milliseconds: as a command it stands in for ``skeleton-llm fit``."""
 
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -41,17 +43,18 @@ def write_facts(
     data: Path,
     results: dict[str, float],
     revision: str = "abc1234",
-    overlays: tuple[str, ...] = (),
+    arguments: Sequence[str] = (),
 ) -> None:
     """Config, environment and results."""
     folder.mkdir(parents=True, exist_ok=True)
     given: dict[str, Any] = {"data": {"init_args": {"folder": str(data), "protocol": "synthetic_xsub"}}}
     given["model"] = {"init_args": {"llm": {"name": "built-in", "revision": None}}}
-    given["trainer"] = {"max_steps": 6, "overlays": [*overlays], "default_root_dir": str(folder)}
+    overlays = [Path(path).stem for key, path in pairwise(arguments) if key == "--config"]
+    given["trainer"] = {"max_steps": 6, "overlays": overlays, "default_root_dir": str(folder)}
     (folder / "config.yaml").write_text(yaml.safe_dump(given))
     (folder / "environment.txt").write_text(
         f"started: today\nrevision: {revision}\nversions: torch 2\nmachine: one\ndataset: synthetic\n"
-        "protocol: synthetic_xsub\ndata: 5f5f\nseed: 0\ncommand: skeleton-llm fit --config a.yaml\n\n"
+        f"protocol: synthetic_xsub\ndata: 5f5f\nseed: 0\ncommand: skeleton-llm fit {shlex.join(arguments)}\n\n"
     )
     (folder / "results.json").write_text(json.dumps(results))
 
@@ -76,8 +79,7 @@ def finish(arguments: list[str]) -> int:
         kept = np.arange(10)
         validated = np.where(kept < 7 + seed, labels[kept], (labels[kept] + 1) % len(NAMES))
         write_answers(folder, kept, labels[kept], validated, "val")
-    overlays = tuple(Path(path).stem for path in given["--config"])
-    write_facts(folder, Path(given["--data.init_args.folder"][0]), results, overlays=overlays)
+    write_facts(folder, Path(given["--data.init_args.folder"][0]), results, arguments=arguments)
     return 0
 
 

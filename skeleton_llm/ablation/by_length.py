@@ -26,12 +26,13 @@ def by_length(found: Mapping[str, Finding]) -> dict[str, Finding]:
 def _answers(planned: Planned) -> list[Answers] | None:
     rounds = []
     for run, *_ in answering(planned):
-        given = config(run)["model"]["init_args"]
-        if "llm" not in given:
+        whole = config(run)
+        given = whole["model"]["init_args"]
+        if "llm" not in given or given.get("search"):  # which scores few names
             return None
         kept = read_scores(run.folder / "scores/test.safetensors")
         about = {"llm": given["llm"] or {}, "prompt": given.get("prompt") or {}, "names": kept.of["class_names"]}
-        held_out = len(kept.labels.unique()) if planned.cell.rounds else 0
+        held_out = len(kept.labels.unique()) if whole["data"]["init_args"].get("unseen") else 0
         tokens = _tokens(json.dumps(about), held_out)
         if tokens is None:
             return None

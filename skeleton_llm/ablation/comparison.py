@@ -77,8 +77,10 @@ def paired(finding: Finding, other: Finding) -> Paired | None:
     groups = [
         mine - theirs for mine, theirs in zip(finding.right(seeds, other), other.right(seeds, finding), strict=True)
     ]
-    clips = sum(values.shape[1] for values in groups)
-    return Paired(seeds, clips, bootstrap_interval(groups, seeds=len(seeds) > 1, clips=True)) if clips else None
+    counts = [values.shape[1] for values in groups]
+    if not all(counts):
+        return None
+    return Paired(seeds, sum(counts), bootstrap_interval(groups, seeds=len(seeds) > 1, clips=True))
 
 
 def compare(finding: Finding, found: dict[str, Finding], matrix: Matrix) -> Comparison | None:

@@ -92,7 +92,7 @@ def confusions(found: dict[str, Finding]) -> list[Part]:
     for name, finding in found.items():
         names, count = class_names(finding), len(finding.seeds)
         pairs = confused_pairs(confusion_matrix(finding), names)[:3]
-        said = [f"{pair.truth} -> {pair.answer}: {pair.clips}, {down(100 * pair.share, 0)} %" for pair in pairs]
+        said = [f"`{pair.truth}` -> `{pair.answer}`: {pair.clips}, {down(100 * pair.share, 0)} %" for pair in pairs]
         rows.append([f"`{name}`", str(count), "; ".join(said) or "none"])
     about = "Truth -> answer: clips over all seeds, and their share of the class's."
     return [Heading("Confusions"), Text(about), Table(["cell", "seeds", "most frequent"], rows, left=3)]

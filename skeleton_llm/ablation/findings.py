@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from skeleton_llm.language.card import run_facts
 from skeleton_llm.metrics.ensemble import SplitScores, check_alike, ensemble, read_scores
 
 Curve = Mapping[int, float]
+_OF_TEST = ("data", "protocol", "class_names")
 _SAME = 1e-5  # results are float32's
 
 
@@ -89,23 +91,37 @@ def collect(planned: Sequence[Planned]) -> tuple[dict[str, Finding], list[str]]:
     cells: dict[str, Cell] = {}
     finished: dict[str, dict[int, Planned]] = {}
     answers: dict[str, dict[int, list[Answers]]] = {}
-    problems = []
-    first: tuple[str, SplitScores] | None = None
-    for one in planned:
-        if one.finished:
+    problems: list[str] = []
+    read = [(one, rounds) for one in planned if one.finished and (rounds := _read(one, problems)) is not None]
+    tests = Counter(_test(rounds) for _, rounds in read)  # a table is of the test that most of its runs took
+    most = tests.most_common(1)
+    first = next(((one.name, rounds[0][0]) for one, rounds in read if _test(rounds) == most[0][0]), None)
+    for one, rounds in read:
+        assert first is not None
+        try:
+            for scores in rounds:
+                _check_same_test(*first, scores[0])
+        except ValueError as error:
+            problems.append(f"{one.name}: {error}")
+        else:
             name = one.cell.name
-            try:
-                rounds = [_tested(runs) for runs in answering(one)]
-                first = first or (one.name, rounds[0][0])
-                for scores in rounds:
-                    _check_same_test(*first, scores[0])
-            except (OSError, ValueError) as error:
-                problems.append(f"{one.name}: {error}")
-            else:
-                answers.setdefault(name, {})[one.seed] = [_together(scores) for scores in rounds]
-                cells[name] = one.cell
-                finished.setdefault(name, {})[one.seed] = one
+            answers.setdefault(name, {})[one.seed] = [_together(scores) for scores in rounds]
+            cells[name] = one.cell
+            finished.setdefault(name, {})[one.seed] = one
     return {name: Finding(cell, finished[name], answers[name]) for name, cell in cells.items()}, problems
+
+
+def _read(planned: Planned, problems: list[str]) -> list[list[SplitScores]] | None:
+    """What answers in each round; None, and a sentence more, where it cannot be read."""
+    try:
+        return [_tested(runs) for runs in answering(planned)]
+    except (OSError, ValueError) as error:
+        problems.append(f"{planned.name}: {error}")
+        return None
+
+
+def _test(rounds: Sequence[Sequence[SplitScores]]) -> tuple[str, ...]:
+    return tuple(rounds[0][0].of[key] for key in _OF_TEST)
 
 
 def answering(planned: Planned) -> list[list[Run]]:
@@ -130,7 +146,7 @@ def _tested(runs: Sequence[Run]) -> list[SplitScores]:
 
 def _check_same_test(name: str, first: SplitScores, scores: SplitScores) -> None:
     """Refuse what cannot stand in one table with the run ``name``."""
-    for key in ("data", "protocol", "class_names"):
+    for key in _OF_TEST:
         if scores.of[key] != first.of[key]:
             raise ValueError(f"its test has {key} {scores.of[key]}, that of {name} {first.of[key]}")
     _, mine, theirs = np.intersect1d(scores.rows.numpy(), first.rows.numpy(), return_indices=True)
@@ -146,16 +162,16 @@ def _together(kept: Sequence[SplitScores]) -> Answers:
 
 
 def validation(finding: Finding) -> list[float]:
-    """Top-1 of each seed at the last validation, the mean over rounds; empty where a run has kept none."""
+    """Top-1 of each seed at the last validation, the mean over rounds; empty where a run has none."""
     found = []
     for planned in finding.planned.values():
         rounds = []
         for runs in answering(planned):
-            kept = {str(run.folder): run.folder / "scores/val.safetensors" for run in runs}
-            if not all(path.is_file() for path in kept.values()):
+            try:
+                scores = {str(run.folder): read_scores(run.folder / "scores/val.safetensors") for run in runs}
+                check_alike(scores)
+            except (OSError, ValueError):
                 return []
-            scores = {name: read_scores(path) for name, path in kept.items()}
-            check_alike(scores)
             rounds.append(float(_together([*scores.values()]).right.mean()))
         found.append(sum(rounds) / len(rounds))
     return found

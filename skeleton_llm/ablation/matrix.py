@@ -9,6 +9,8 @@ import yaml
 
 TOKENIZER = "stage1"
 """The run whose tokenizer the other runs of its cell read."""
+FULL = "full"
+"""The cell that others are compared with, unless they name one."""
 _CELL = ("title", "runs", "rounds", "answer", "ensemble", "against", "quick", "paper", "source", "note")
 _MATRIX = ("paper", "goals", "quick", "cells")
 _GOAL = ("cell", "top1", "not_below")
@@ -85,7 +87,9 @@ def read_matrix(path: Path, configs: Path) -> Matrix:
     _known(path, given.get("paper", {}), _PAPER, "paper.")
     quick = {"every": [], TOKENIZER: [], "rounds": None, **given.get("quick", {})}
     _known(path, quick, _QUICK, "quick.")
-    cells = {name: _cell(path, name, about) for name, about in given.get("cells", {}).items()}
+    if quick["rounds"] is not None and quick["rounds"] < 1:
+        raise ValueError(f"{path}: quick.rounds is how many rounds quick runs have, at least 1, got {quick['rounds']}")
+    cells = {name: _cell(path, name, about) for name, about in (given.get("cells") or {}).items()}
     if not cells:
         raise ValueError(f"{path}: cells is empty; it needs at least one cell with title and runs")
     for cell in cells.values():
@@ -99,7 +103,7 @@ def read_matrix(path: Path, configs: Path) -> Matrix:
     goals = {data: _goal(path, data, about, cells) for data, about in (given.get("goals") or {}).items()}
     named = [one for cell in cells.values() for run in cell.runs.values() for one in run]
     named += [one for cell in cells.values() for one in (*cell.rounds, *cell.quick)]
-    named += quick["every"] + quick[TOKENIZER] + [*given.get("paper", {}).get("recipe", {}).values()]
+    named += quick["every"] + quick[TOKENIZER] + [*(given.get("paper", {}).get("recipe") or {}).values()]
     for name in named:
         if not name.startswith("--") and not (configs / f"{name}.yaml").is_file():
             raise ValueError(f"{path}: there is no config {configs / name}.yaml; name one without .yaml")
@@ -110,7 +114,9 @@ def _goal(path: Path, data: str, about: Any, cells: Mapping[str, Cell]) -> Goal:
     _known(path, about, _GOAL, f"goals.{data}.")
     if "top1" not in about:
         raise ValueError(f"{path}: goals.{data}.top1 is missing; say what its cell is to reach, in percent")
-    goal = Goal(about.get("cell", "full"), float(about["top1"]), tuple(about.get("not_below", ())))
+    if not isinstance(about.get("not_below", []), list):
+        raise ValueError(f"{path}: goals.{data}.not_below must be a list of cells, got {about['not_below']!r}")
+    goal = Goal(about.get("cell", FULL), float(about["top1"]), tuple(about.get("not_below", ())))
     for name in (goal.cell, *goal.not_below):
         if name not in cells:
             raise ValueError(f"{path}: goals.{data} names {name!r}, which is no cell of it")
@@ -128,15 +134,18 @@ def _cell(path: Path, name: str, about: Any) -> Cell:
     for run in (answer, *ensemble):
         if run not in runs:
             raise ValueError(f"{path}: cells.{name} answers by {run!r}, which is none of its runs {', '.join(runs)}")
+    rounds = tuple(about.get("rounds", ()))
+    if len({Path(one).name for one in rounds}) < len(rounds):
+        raise ValueError(f"{path}: two of cells.{name}.rounds have the same name, and runs would share a folder")
     paper = about.get("paper")
     if paper is not None and not about.get("source"):
         raise ValueError(f"{path}: cells.{name}.paper is {paper}; say in cells.{name}.source where it stands")
-    against = about.get("against", "full")
+    against = about.get("against", FULL)
     return Cell(
         name,
         about["title"],
         runs,
-        tuple(about.get("rounds", ())),
+        rounds,
         answer,
         ensemble,
         None if against == name else against,

@@ -9,7 +9,7 @@ import yaml
 
 from skeleton_llm.ablation.document import Heading, Listing, Part, Table, Text
 from skeleton_llm.ablation.findings import Finding, config, config_digest, facts
-from skeleton_llm.ablation.runs import Planned, Run, Setting, as_typed
+from skeleton_llm.ablation.runs import Planned, Setting, as_typed
 
 _OWN = ("seed_everything", "trainer.default_root_dir", "data.init_args.seed", "model.init_args.tokenizer")
 _RECIPE = ("model.", "data.", "trainer.max_steps", "trainer.accumulate_grad_batches")
@@ -28,12 +28,12 @@ def unfinished(planned: Sequence[Planned], problems: Sequence[str]) -> list[Part
     return [Heading("Not finished"), *parts] if parts else []
 
 
-def recipe_differs(found: dict[str, Finding], recipes: Mapping[str, Path]) -> list[Part]:
-    """What the paper's presets, a YAML for each kind of run, say otherwise than the first run of that kind."""
+def recipe_differs(finding: Finding | None, recipes: Mapping[str, Path]) -> list[Part]:
+    """What the paper's presets, a YAML for each kind of run, say otherwise than a cell's runs of the first seed."""
     rows = []
+    runs = {} if finding is None else finding.planned[finding.seeds[0]].rounds[0]
     for kind, preset in recipes.items():
-        runs = [runs[kind] for one in found.values() for p in one.planned.values() for runs in p.rounds if kind in runs]
-        given = dict(_flat(config(runs[0]))) if runs else {}
+        given = dict(_flat(config(runs[kind]))) if kind in runs else {}
         wanted = dict(_flat(yaml.safe_load(preset.read_text()))) if given else {}
         for key, value in wanted.items():
             if key.startswith(_RECIPE) and given.get(key) != value:
@@ -54,15 +54,8 @@ def recipe_differs(found: dict[str, Finding], recipes: Mapping[str, Path]) -> li
 
 def made_otherwise(found: dict[str, Finding]) -> list[str]:
     """Cells with a run that another command or other YAML files finished than those the report was asked with."""
-    return [name for name, one in found.items() if any(_otherwise(run) for run in _runs(one))]
-
-
-def _runs(finding: Finding) -> Iterator[Run]:
-    return (run for planned in finding.planned.values() for run in planned.runs)
-
-
-def _otherwise(run: Run) -> bool:
-    return run.noted and not run.as_asked
+    runs = {name: [run for one in finding.planned.values() for run in one.runs] for name, finding in found.items()}
+    return [name for name in found if any(run.otherwise for run in runs[name])]
 
 
 def made_by(found: dict[str, Finding], setting: Setting) -> list[Part]:
@@ -92,7 +85,11 @@ def _command(name: str, finding: Finding, setting: Setting) -> str:
         given += [part for path in paths for part in (f"--{base}", path)]
     given += ["--llm", setting.llm] if setting.llm else []
     given += ["--quick"] if setting.quick else []
-    given += ["--seeds", str(max(finding.seeds) + 1), "--cells", name, *setting.more]
+    given += ["--matrix", as_typed(setting.matrix)] if setting.matrix else []
+    given += ["--seeds", str(max(finding.seeds) + 1)]
+    whole = finding.seeds == [*range(len(finding.seeds))]
+    given += ["--cells", name] if whole else ["--only", *(f"{name}/seed{seed}" for seed in finding.seeds)]
+    given += setting.more
     return f"skeleton-llm ablate {shlex.join(given)}"
 
 

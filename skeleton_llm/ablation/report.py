@@ -11,7 +11,7 @@ from skeleton_llm.ablation import details, drawings, provenance, sections
 from skeleton_llm.ablation.by_length import by_length
 from skeleton_llm.ablation.document import Figure, Heading, Part, Text, write_document
 from skeleton_llm.ablation.findings import collect
-from skeleton_llm.ablation.matrix import Matrix
+from skeleton_llm.ablation.matrix import FULL, Matrix
 from skeleton_llm.ablation.runs import Planned, Setting
 from skeleton_llm.ablation.surroundings import Surroundings
 
@@ -44,8 +44,8 @@ def _parts(matrix: Matrix, planned: Sequence[Planned], setting: Setting) -> list
     if not setting.quick:
         parts += sections.goals(found, matrix.goals.get(setting.data))
     parts += sections.what_differs(matrix, around)
-    recipes = {kind: setting.shipped / f"{preset}.yaml" for kind, preset in matrix.paper.get("recipe", {}).items()}
-    parts += provenance.recipe_differs(found, recipes)
+    recipes = {kind: setting.shipped / f"{preset}.yaml" for kind, preset in (matrix.paper.get("recipe") or {}).items()}
+    parts += provenance.recipe_differs(found.get(FULL), recipes)
     parts += [Heading("Top-1"), table, *sections.notes(found), Text(sections.HOW_TO_READ)]
     if differences:
         caption = "Differences with their intervals, in points"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ class Setting:
         overlays: further YAML files for every run. of_base: for the runs of one base (``stage1``) alone.
         llm: the language model, where it is not the configs'. more: further arguments of every run.
         quick: runs of seconds, which prove that everything works together and nothing else.
+        matrix: the table's file, where it is not the shipped one.
     """
 
     folder: Path
@@ -35,6 +37,7 @@ class Setting:
     llm: str | None = None
     more: tuple[str, ...] = ()
     quick: bool = False
+    matrix: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,30 @@ class Run:
         return (self.folder / "results.json").is_file()
 
     @property
-    def noted(self) -> bool:
-        """Whether it is known by which command it was finished."""
-        return (self.folder / "asked.json").is_file()
+    def as_asked(self) -> bool:
+        """Whether it was finished by this command, with these YAML files, clips and tokenizer, as far as they are here.
+
+        False where that is not known.
+        """
+        known = self._noted()
+        return known is not None and all(value in (None, known.get(key, value)) for key, value in self._asked().items())
 
     @property
-    def as_asked(self) -> bool:
-        """Whether it was finished by this command, with these YAML files, clips and tokenizer."""
-        known = json.loads((self.folder / "asked.json").read_text()) if self.noted else {}
-        return bool(known) and known.items() <= self._asked().items()
+    def otherwise(self) -> bool:
+        """Whether it is known that another command finished it, or other YAML files, clips or another tokenizer.
+
+        Of a run that SLURM finished the command alone is known.
+        """
+        if self._noted() is not None:
+            return not self.as_asked
+        file = self.folder / "environment.txt"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        commands = [line for line in lines if line.startswith("command: ")]
+        return bool(commands) and shlex.join(self.arguments) not in commands[-1]
+
+    def _noted(self) -> dict[str, Any] | None:
+        file = self.folder / "asked.json"
+        return json.loads(file.read_text()) if file.is_file() else None
 
     def note(self) -> None:
         """Keep by what it was finished."""

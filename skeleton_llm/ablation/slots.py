@@ -59,6 +59,7 @@ class Attempt:
     process: "subprocess.Popen[bytes]"
     began: float
     joules: float | None
+    compares: bool = False  # a finished run with what was asked
     told: int = 0  # signals
 
 
@@ -152,7 +153,7 @@ class Crew:
                 start_new_session=True,  # Ctrl-C is for this process, which then asks its children
             )
         energy = None if slot.gpu is None else joules(slot.gpu)
-        self.working.append(Attempt(run, number, process, time.monotonic(), energy))
+        self.working.append(Attempt(run, number, process, time.monotonic(), energy, compares=run.finished))
 
     def _ended(self, attempt: Attempt) -> bool:
         """Whether the process has ended; what it cost and how it ended are then kept."""
@@ -171,8 +172,9 @@ class Crew:
             "side_by_side": len(self.slots),
             "joules": None if energy is None or attempt.joules is None else round(energy - attempt.joules, 1),
         }
-        with (run.folder / "cost.jsonl").open("a") as file:
-            file.write(json.dumps(cost) + "\n")
+        if not attempt.compares:
+            with (run.folder / "cost.jsonl").open("a") as file:
+                file.write(json.dumps(cost) + "\n")
         if code == 0 and run.finished:
             run.note()
             self.say(f"{as_typed(run.folder)}: finished in {seconds:.0f} s{_result(run)}")

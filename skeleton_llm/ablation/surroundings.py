@@ -23,7 +23,7 @@ class Surroundings:
     """Facts that every run shares, or a sentence on where they differ.
 
     Attributes:
-        data, llm, poses: in words, as the report shows them beside the paper's.
+        data, llm, poses, views: in words, as the report shows them beside the paper's.
         repeated: rows of test clips whose joints are those of a training clip; None where the dataset is not here.
         shared: revision, data hash, machine and versions of all runs, each distinct one.
     """
@@ -31,6 +31,7 @@ class Surroundings:
     data: str
     llm: str
     poses: str
+    views: str
     repeated: np.ndarray | None
     shared: dict[str, list[str]]
 
@@ -47,11 +48,19 @@ class Surroundings:
             train, test = find_protocol(protocol, data.info["name"]).split(data.table)
         except (OSError, ValueError):
             about = f"{known[0].get('dataset', folder.name)}, {protocol} (the prepared dataset is not here any more)"
-            return cls(about, _language_model(runs), "not known here", None, shared)
+            return cls(about, _language_model(runs), "not known here", _views(given), None, shared)
         layout = find_layout(data.info["layout"])
         about = f"{data.info['name']}, {protocol}: {len(train):,} training and {len(test):,} test clips"
         poses = f"{'2D' if layout.planar else '3D'}, {layout.num_joints} joints ({data.info['layout']})"
-        return cls(about, _language_model(runs), poses, seen_in_training(data.digests, train, test), shared)
+        repeated = seen_in_training(data.digests, train, test)
+        return cls(about, _language_model(runs), poses, _views(given), repeated, shared)
+
+
+def _views(given: dict[str, Any]) -> str:
+    """How many views of a clip are answered together."""
+    asked = given.get("preprocess") or {}
+    count = (1 + len(asked.get("turns") or [])) * (1 + bool(asked.get("mirrored")))
+    return "one view" if count == 1 else f"{count} views"
 
 
 def finished_runs(found: Iterable[Finding]) -> Iterable[Run]:

@@ -115,6 +115,7 @@ def _setting(arguments: argparse.Namespace, shipped: Path, more: tuple[str, ...]
         arguments.llm,
         more,
         arguments.quick,
+        arguments.matrix,
     )
 
 
@@ -135,6 +136,11 @@ def _submit(runs: list[Run], setting: Setting, *, at_once: int | None, dry_run: 
     from skeleton_llm.cli.runs import ask_queue, standing
     from skeleton_llm.cli.slurm import submit_array  # reads configs, which takes torch and Lightning
 
+    if changed := [as_typed(run.folder) for run in runs if run.finished and run.otherwise]:
+        raise ValueError(
+            f"{changed[0]} and {len(changed) - 1} more were finished by other options or configs; give those again, or"
+            " another --folder"
+        )
     queue = ask_queue() or {}
     jobs = {run.folder: standing(run.folder, queue, time.time()).job for run in runs if not run.finished}
     queued = {folder: job for folder, job in jobs.items() if job in queue}

@@ -167,7 +167,7 @@ def test_unseen_classes_are_told_round_by_round(ablate):
         runs = [Path(f"runs/ablations/synthetic/unseen/seed{seed}/{draw}/stage2") for seed in range(2)]
         rounds.append(np.mean([json.loads((run / "results.json").read_text())["test/top1"] for run in runs]))
         shown = row(text, f"`unseen` | {draw}")
-        assert shown[2:5] == [", ".join(NAMES), "40", "25.0"]
+        assert shown[2:5] == [", ".join(f"`{name}`" for name in NAMES), "40", "25.0"]
         assert float(shown[5]) == pytest.approx(100 * rounds[-1], abs=0.1)
     last = row(text, "`unseen` | all")
     assert float(last[5]) == pytest.approx(100 * np.mean(rounds), abs=0.1)
@@ -209,16 +209,51 @@ def test_scores_of_another_test_than_the_runs_own_are_not_read(ablate):
 def test_a_report_with_other_options_says_so_and_gives_no_command(ablate):
     ablate("--cells", "full")
     assert "Made by other options" not in report()
-    command = "`skeleton-llm ablate --data synthetic --folder runs/ablations/synthetic --seeds 1 --cells full"
+    command = "`skeleton-llm ablate --data synthetic --folder runs/ablations/synthetic --matrix matrix.yaml --seeds 1"
+    command += " --cells full"
     assert command in report()
     overlay = str(configs() / "ablation/night.yaml")
     ablate("--report-only", "--config", overlay)
     assert "**Made by other options than this report was asked with" in report()
     assert command not in report()
-    Path("runs/ablations/synthetic/full/seed0/stage2/asked.json").unlink()  # as SLURM's runs are
-    Path("runs/ablations/synthetic/full/seed0/stage1/asked.json").unlink()
+    for run in ("stage1", "stage2"):  # as SLURM's runs are
+        Path(f"runs/ablations/synthetic/full/seed0/{run}/asked.json").unlink()
     ablate("--report-only")
     assert "Made by other options" not in report()
+    ablate("--report-only", "--config", overlay)
+    assert "**Made by other options than this report was asked with" in report()
+    code, _, error = ablate("--slurm", "--cells", "full", "--config", overlay)
+    assert code == 2
+    assert error.startswith(
+        "error: runs/ablations/synthetic/full/seed0/stage1 and 1 more were finished by other options"
+    )
+    assert (
+        ablate("--cells", "full", "--config", overlay)[0] == 0
+    )  # which fit compares; the stand-in finds nothing wrong
+    assert len(Path("runs/ablations/synthetic/full/seed0/stage2/cost.jsonl").read_text().splitlines()) == 1
+
+
+def test_seeds_that_have_others_missing_before_them_are_named_in_the_command(ablate):
+    ablate("--seeds", "2", "--only", "full/seed1")
+    assert "--matrix matrix.yaml --seeds 2 --only full/seed1" in report()
+
+
+def test_a_table_is_of_the_data_that_most_runs_are_of(ablate):
+    ablate("--seeds", "3", "--cells", "full")
+    stage2 = Path("runs/ablations/synthetic/full/seed0/stage2")
+    kept = load_file(stage2 / "scores/test.safetensors")
+    write_answers(stage2, kept["rows"], kept["labels"], kept["scores"].argmax(1), data="6a6a")
+    ablate("--report-only")
+    assert row(report(), "`full`: ")[1] == "1, 2"
+    assert "Not read: full/seed0: its test has data 6a6a, that of full/seed1 5f5f" in report()
+
+
+def test_damaged_scores_of_validation_are_no_figure(ablate):
+    ablate("--seeds", "1", "--cells", "full")
+    assert row(report(), "`full`: ")[3] == "70.0"
+    Path("runs/ablations/synthetic/full/seed0/stage2/scores/val.safetensors").write_text("damaged")
+    assert ablate("--report-only")[0] == 0
+    assert row(report(), "`full`: ")[3] == "-"
 
 
 def test_configs_are_shown_whole_once_and_then_by_what_differs(ablate):
@@ -247,11 +282,11 @@ def test_the_report_names_what_differs_what_it_cost_and_how_it_was_made(ablate):
     assert row(text, "`full` | 12.3") == ["`full`", "12.3", "99", "120", "0.031"]
     assert row(text, "`full` | stage1 | 1")[2] == "1"
     assert row(text, "`unseen` | stage1 | 2")[2] == "2"  # two rounds
-    assert f"{NAMES[0]} -> {NAMES[1]}: " in text
-    assert "skeleton-llm ablate --data synthetic --folder runs/ablations/synthetic --seeds 1 --cells whole" in text
+    assert f"`{NAMES[0]}` -> `{NAMES[1]}`: " in text
+    assert "skeleton-llm ablate --data synthetic --folder runs/ablations/synthetic --matrix matrix.yaml" in text
     assert "revision: abc1234" in text
     assert "data: 5f5f" in text
-    assert "skeleton-llm fit --config a.yaml" in text
+    assert "skeleton-llm fit --config " in text
     assert "Quick runs" not in text
     assert "`whole`: read with care" in text
     for figure in ("differences", "tokenizer_curves", "answer_curves", "confusion"):
@@ -310,7 +345,7 @@ def test_quick_runs_lie_apart_and_say_what_they_are(ablate):
     text = Path("runs/ablations/synthetic-quick/report.md").read_text()
     assert "**Quick runs of a few steps on a part of the clips.**" in text
     assert not Path("runs/ablations/synthetic-quick/unseen/seed0/draw1").exists()
-    assert "--quick --seeds 1 --cells unseen" in text
+    assert "--quick --matrix matrix.yaml --seeds 1 --cells unseen" in text
 
 
 def test_a_plan_starts_nothing(ablate):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from finished_runs import NAMES, write_answers, write_facts
-from skeleton_llm.ablation.comparison import Comparison, accuracy, compare
+from skeleton_llm.ablation.comparison import Comparison, Paired, accuracy, compare, paired
 from skeleton_llm.ablation.findings import Answers, Finding, collect
 from skeleton_llm.ablation.matrix import Cell, Matrix
 from skeleton_llm.ablation.runs import Planned, Run
@@ -55,6 +55,14 @@ def test_clips_are_paired_by_their_rows_whatever_their_order(rng):
     assert accuracy(fewer).over_all.mean == right[10:].mean()
 
 
+def test_a_round_without_common_clips_is_no_comparison():
+    rounds = [np.ones(3), np.ones(2)]
+    one, other = finding(cell("full"), {0: rounds}), finding(cell("b"), {0: rounds})
+    apart = {0: [other.answers[0][0], other.answers[0][1]._replace(rows=np.array([7, 8]))]}
+    assert paired(other, one) == Paired([0], 5, Interval(0, 0, 0))
+    assert paired(Finding(other.cell, {}, apart), one) is None
+
+
 def test_rounds_count_alike_and_one_seed_has_no_interval_over_seeds():
     rounds = [np.ones(10), np.zeros(90)]
     alone = accuracy(finding(cell("unseen"), {0: rounds}))
@@ -101,7 +109,9 @@ def test_an_ensemble_answers_with_the_largest_sum_of_scores(tmp_path, rng):
     found, problems = collect([Planned(one, 0, (runs,)), Planned(one, 1, ({**runs, "a": Run(tmp_path / "none", ())},))])
     assert (found["streams"].seeds, problems) == ([0], [])
     votes = np.sum([np.eye(len(NAMES))[answers] for answers in streams.values()], axis=0)
-    np.testing.assert_array_equal(found["streams"].answers[0][0].answers, votes.argmax(1))
+    agreed = votes.max(1) > 1
+    assert agreed.sum() > 10
+    np.testing.assert_array_equal(found["streams"].answers[0][0].answers[agreed], votes.argmax(1)[agreed])
     write_answers(tmp_path / "b", np.arange(1, 25), labels, streams["b"])
     found, problems = collect([Planned(one, 0, (runs,))])
     assert found == {}

@@ -51,6 +51,10 @@ def test_a_cell_answers_by_its_last_run_and_stands_against_full(write):
         ({"flat": {**CELLS["flat"], "answer": "stage3"}}, "cells.flat answers by 'stage3', which is none of its runs"),
         ({"flat": {"title": "x", "runs": {"a": ["stage9"]}}}, "there is no config .*stage9.yaml"),
         ({"flat": {**CELLS["flat"], "rounds": ["stage2"]}}, "cells.flat has not the rounds of full, the cell it is"),
+        (
+            {"flat": {**CELLS["flat"], "against": None, "rounds": ["a/x", "b/x"]}},
+            "two of cells.flat.rounds have the same",
+        ),
         ({"flat": "all"}, "cells.flat must be a mapping with keys of title, runs"),
     ],
 )
@@ -65,6 +69,7 @@ def test_what_cannot_be_is_one_sentence_with_file_and_key(write, change, said):
         ({"cell": "fool", "top1": 95}, "goals.x names 'fool', which is no cell of it"),
         ({"top1": 95, "not_below": ["flat", "fool"]}, "goals.x names 'fool', which is no cell of it"),
         ({"not_below": ["flat"]}, "goals.x.top1 is missing"),
+        ({"top1": 95, "not_below": "flat"}, "goals.x.not_below must be a list of cells, got 'flat'"),
         ({"top1": 95, "above": "flat"}, "unknown key goals.x.above; it may have cell, top1, not_below"),
     ],
 )
@@ -76,8 +81,12 @@ def test_a_goal_names_cells_and_an_accuracy(write, goal, said):
 def test_other_keys_no_cells_and_no_yaml_are_told(write, tmp_path):
     with pytest.raises(ValueError, match=r"unknown key sells; it may have paper, goals, quick, cells"):
         write({"sells": CELLS})
-    with pytest.raises(ValueError, match="cells is empty"):
-        write({"cells": {}})
+    for empty in ({}, None):
+        with pytest.raises(ValueError, match="cells is empty"):
+            write({"cells": empty})
+    with pytest.raises(ValueError, match=r"quick\.rounds is how many rounds quick runs have, at least 1, got 0"):
+        write({"cells": CELLS, "quick": {"rounds": 0}})
+    assert write({"cells": CELLS, "paper": {"recipe": None}}).paper == {"recipe": None}
     with pytest.raises(ValueError, match=r"matrix\.yaml: no YAML"):
         write("cells: [")
     with pytest.raises(ValueError, match="the file must be a mapping"):
