@@ -60,7 +60,8 @@ class Run:
         False where that is not known.
         """
         known = self._noted()
-        return known is not None and all(value in (None, known.get(key, value)) for key, value in self._asked().items())
+        asked = {**self._asked(), "arguments": _without_places(self.arguments)}
+        return known is not None and all(value in (None, known.get(key, value)) for key, value in asked.items())
 
     @property
     def otherwise(self) -> bool:
@@ -73,11 +74,15 @@ class Run:
         file = self.folder / "environment.txt"
         lines = file.read_text().splitlines() if file.is_file() else []
         commands = [line for line in lines if line.startswith("command: ")]
-        return bool(commands) and shlex.join(self.arguments) not in commands[-1]
+        given = shlex.join(_without_places(shlex.split(commands[-1].partition(": ")[2]))) if commands else ""
+        return bool(commands) and shlex.join(_without_places(self.arguments)) not in given
 
     def _noted(self) -> dict[str, Any] | None:
         file = self.folder / "asked.json"
-        return json.loads(file.read_text()) if file.is_file() else None
+        if not file.is_file():
+            return None
+        known: dict[str, Any] = json.loads(file.read_text())
+        return {**known, "arguments": _without_places(known["arguments"])}
 
     def note(self) -> None:
         """Keep by what it was finished."""
@@ -98,6 +103,11 @@ class Run:
         """All values of an argument."""
         pairs = zip(self.arguments, (*self.arguments[1:], ""), strict=False)
         return [given.partition("=")[2] or value for given, value in pairs if given.partition("=")[0] == key]
+
+
+def _without_places(arguments: Sequence[str]) -> list[str]:
+    """Without the paths of YAML files, which are known by their text, wherever the shipped ones are installed."""
+    return [given for before, given in zip(("", *arguments), arguments, strict=False) if before != "--config"]
 
 
 def _digest(body: bytes) -> str:

@@ -1,6 +1,7 @@
 """Which runs a matrix comes to."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,8 @@ def test_a_finished_run_is_known_by_its_command_and_the_text_of_its_yaml(matrix,
     run.note()
     assert run.finished
     assert run.as_asked
+    elsewhere = replace(run, arguments=tuple(one.replace("configs/", f"{ROOT}/configs/") for one in run.arguments))
+    assert elsewhere.as_asked
     (tmp_path / "mine.yaml").write_text("a: 2")
     assert not run.as_asked
     more = Setting(tmp_path / "runs", "nw_ucla", setting.shipped, more=("--trainer.max_steps", "5"))
