@@ -38,7 +38,7 @@ _OF_ANSWERS = {
     "test/greedy_exact_match": Measure("free answer right"),
     "test/greedy_invalid": Measure("free answer no class", high_is_good=False),
     "test/ece_before": Measure("calibration error", high_is_good=False),
-    "test/ece_after": Measure("calibrated", high_is_good=False),
+    "test/ece_after": Measure("the same at the fitted T", high_is_good=False),
 }
 
 
