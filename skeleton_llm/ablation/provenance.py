@@ -10,6 +10,7 @@ import yaml
 from skeleton_llm.ablation.document import Heading, Listing, Part, Table, Text
 from skeleton_llm.ablation.findings import Finding, config, config_digest, facts
 from skeleton_llm.ablation.runs import Planned, Setting, as_typed
+from skeleton_llm.dotted import flat
 
 _OWN = ("seed_everything", "trainer.default_root_dir", "data.init_args.seed", "model.init_args.tokenizer")
 _RECIPE = ("model.", "data.", "trainer.max_steps", "trainer.accumulate_grad_batches")
@@ -33,8 +34,8 @@ def recipe_differs(finding: Finding | None, recipes: Mapping[str, Path]) -> list
     rows = []
     runs = {} if finding is None else finding.planned[finding.seeds[0]].rounds[0]
     for kind, preset in recipes.items():
-        given = dict(_flat(config(runs[kind]))) if kind in runs else {}
-        wanted = dict(_flat(yaml.safe_load(preset.read_text()))) if given else {}
+        given = flat(config(runs[kind])) if kind in runs else {}
+        wanted = flat(yaml.safe_load(preset.read_text())) if given else {}
         for key, value in wanted.items():
             if key.startswith(_RECIPE) and given.get(key) != value:
                 rows.append([kind, f"`{key}`", f"`{value}`", f"`{given.get(key, _ABSENT)}`"])
@@ -58,10 +59,10 @@ def made_otherwise(found: dict[str, Finding]) -> list[str]:
     return [name for name in found if any(run.otherwise for run in runs[name])]
 
 
-def made_by(found: dict[str, Finding], setting: Setting) -> list[Part]:
-    """Config, seed, revision, data and command of every run."""
+def made_by(found: dict[str, Finding], setting: Setting, otherwise: Sequence[str]) -> list[Part]:
+    """Config, seed, revision, data and command of every run; ``otherwise`` are the cells of ``made_otherwise``."""
     parts: list[Part] = [Heading("How each cell was made")]
-    otherwise, configs = made_otherwise(found), _Configs()
+    configs = _Configs()
     for name, finding in found.items():
         said = "Made by other options than this report was asked with: by the commands of its runs, below."
         if name not in otherwise:
@@ -104,24 +105,11 @@ class _Configs:
         for rounds in finding.planned[finding.seeds[0]].rounds:
             for kind, run in rounds.items():
                 place, given = as_typed(run.folder), config(run)
-                flat = dict(_flat(given))
-                first, other = self.first.setdefault(kind, (place, flat))
-                if first == place and flat is other:
+                mine = {key: value for key, value in flat(given).items() if key not in _OWN}
+                first, other = self.first.setdefault(kind, (place, mine))
+                if mine is other:
                     yield Listing(f"config of {place}", yaml.safe_dump(given, sort_keys=False))
                 elif f"/{finding.cell.name}/seed{finding.seeds[0]}/" in f"/{run.folder.as_posix()}/":
-                    keys = [key for key in {**other, **flat} if flat.get(key, _ABSENT) != other.get(key, _ABSENT)]
-                    lines = [f"{key}: {other.get(key, _ABSENT)} -> {flat.get(key, _ABSENT)}" for key in keys]
+                    keys = [key for key in {**other, **mine} if mine.get(key, _ABSENT) != other.get(key, _ABSENT)]
+                    lines = [f"{key}: {other.get(key, _ABSENT)} -> {mine.get(key, _ABSENT)}" for key in keys]
                     yield Listing(f"config of {place}, beside that of {first}", "\n".join(lines) or "the same")
-
-
-def _flat(given: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """All that a config says, by keys with dots."""
-    if key in _OWN:
-        return
-    parts = given if isinstance(given, dict) else {}
-    if isinstance(given, list) and any(isinstance(part, dict) for part in given):
-        parts = dict(enumerate(given))
-    for name, part in parts.items():
-        yield from _flat(part, f"{key}.{name}" if key else str(name))
-    if not parts:
-        yield key, given

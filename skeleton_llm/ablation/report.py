@@ -38,7 +38,8 @@ def _parts(matrix: Matrix, planned: Sequence[Planned], setting: Setting) -> list
     if setting.quick:
         parts.append(Text(sections.QUICK))
     parts.append(Text(sections.summary(found, around)))
-    if otherwise := provenance.made_otherwise(found):
+    otherwise = provenance.made_otherwise(found)
+    if otherwise:
         said = "Made by other options than this report was asked with (their runs' commands stand below)"
         parts.append(Text(f"**{said}: `{'`, `'.join(otherwise)}`.**"))
     if not setting.quick:
@@ -63,7 +64,7 @@ def _parts(matrix: Matrix, planned: Sequence[Planned], setting: Setting) -> list
         *parts,
         *details.costs(found),
         *provenance.unfinished(planned, problems),
-        *provenance.made_by(found, setting),
+        *provenance.made_by(found, setting, otherwise),
     ]
 
 

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 from skeleton_llm.metrics import Interval
 
-_SLACK = 1e-6  # 0.819 * 1000 is 818.99...
+SLACK = 1e-6  # 0.819 * 1000 is 818.99...
 
 
 def down(value: float, digits: int = 1) -> str:
     """Cut off, never rounded up."""
-    return f"{math.floor(value * 10**digits + _SLACK) / 10**digits:.{digits}f}"
+    return f"{math.floor(value * 10**digits + SLACK) / 10**digits:.{digits}f}"
 
 
 def up(value: float, digits: int = 1) -> str:
     """Of what should be small: errors and deviations."""
-    return f"{math.ceil(value * 10**digits - _SLACK) / 10**digits:.{digits}f}"
+    return f"{math.ceil(value * 10**digits - SLACK) / 10**digits:.{digits}f}"
 
 
 def percent(share: float) -> str:
@@ -30,7 +30,7 @@ def bounds(interval: Interval, digits: int = 1) -> str:
 
 def signed(points: float) -> str:
     """A difference in points with its sign, to the hundredth below."""
-    return f"{math.floor(points * 100 + _SLACK) / 100:+.2f}"
+    return f"{math.floor(points * 100 + SLACK) / 100:+.2f}"
 
 
 def deviation(values: Sequence[float], digits: int = 1) -> str:

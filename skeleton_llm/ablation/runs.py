@@ -89,20 +89,21 @@ class Run:
         write_whole(self.folder / "asked.json", json.dumps(self._asked(), indent=1))
 
     def _asked(self) -> dict[str, Any]:
-        files = [Path(path) for path in self._given("--config")]
+        files = [Path(path) for path in values(self.arguments, "--config")]
         bodies = [path.read_bytes() for path in files]
         read = self.needs and self.needs.folder / "tokenizer/model.safetensors"
         return {
             "arguments": list(self.arguments),
             "configs": [_digest(body) for body in bodies],
-            "data": _content_hash(self._given("--data.init_args.folder"), bodies),
+            "data": _content_hash(values(self.arguments, "--data.init_args.folder"), bodies),
             "tokenizer": _digest(read.read_bytes()) if read and read.is_file() else None,
         }
 
-    def _given(self, key: str) -> list[str]:
-        """All values of an argument."""
-        pairs = zip(self.arguments, (*self.arguments[1:], ""), strict=False)
-        return [given.partition("=")[2] or value for given, value in pairs if given.partition("=")[0] == key]
+
+def values(arguments: Sequence[str], key: str) -> list[str]:
+    """All that are given for ``key``, behind it or after its sign of equality."""
+    pairs = zip(arguments, (*arguments[1:], ""), strict=False)
+    return [given.partition("=")[2] or value for given, value in pairs if given.partition("=")[0] == key]
 
 
 def _without_places(arguments: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from skeleton_llm.ablation.comparison import Comparison, accuracy, compare, pair
 from skeleton_llm.ablation.document import Heading, Part, Table, Text
 from skeleton_llm.ablation.findings import Finding, validation
 from skeleton_llm.ablation.matrix import Goal, Matrix
-from skeleton_llm.ablation.rounding import bounds, deviation, percent, signed
+from skeleton_llm.ablation.rounding import SLACK, bounds, deviation, percent, signed
 from skeleton_llm.ablation.surroundings import Surroundings, class_names
 
 QUICK = (
@@ -31,7 +31,6 @@ _ANSWERS = (
     "the likeliest of all class names (of unseen classes: of the names that the prompt lists), by the mean over {} of a"
     " clip; free ones, below, are of the clip alone"
 )
-_SLACK = 1e-6  # 100 * 0.57 is 56.99...
 
 
 def summary(found: dict[str, Finding], around: Surroundings) -> str:
@@ -101,7 +100,7 @@ def goals(found: dict[str, Finding], goal: Goal | None) -> list[Part]:
         return []
     finding = found[goal.cell]
     measured = accuracy(finding).over_all
-    met = 100 * measured.mean + _SLACK >= goal.top1
+    met = 100 * measured.mean + SLACK >= goal.top1
     reached = f"`{goal.cell}` reaches {goal.top1:g}"
     rows = [[reached, percent(measured.mean), bounds(measured), "met" if met else "**missed**"]]
     for name in goal.not_below:

@@ -13,7 +13,7 @@ import yaml
 from skeleton_llm.ablation import Crew, Planned, Run, Setting, divide, plan, read_matrix, unique_runs
 from skeleton_llm.ablation.gpus import visible_gpus
 from skeleton_llm.ablation.matrix import Matrix
-from skeleton_llm.ablation.runs import as_typed
+from skeleton_llm.ablation.runs import as_typed, values
 from skeleton_llm.cli.main import configs
 from skeleton_llm.signals import EXIT_CODE
 
@@ -173,9 +173,7 @@ def _asks_for_gpu(setting: Setting) -> bool:
     for path in (*setting.overlays, *setting.of_base.get("stage1", ()), *setting.of_base.get("stage2", ())):
         trainer = (yaml.safe_load(Path(path).read_text()) or {}).get("trainer") or {}
         found = trainer.get("accelerator", found)
-    for key, value in zip(setting.more, (*setting.more[1:], ""), strict=False):
-        if key.partition("=")[0] == "--trainer.accelerator":
-            found = key.partition("=")[2] or value
+    found = [found, *values(setting.more, "--trainer.accelerator")][-1]
     return found in ("gpu", "cuda", "auto")
 
 

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from skeleton_llm import shards
+from skeleton_llm.dotted import flat
 from skeleton_llm.whole import write_whole
 
 BEST = "best.ckpt"
@@ -63,15 +64,6 @@ def step_of(path: Path) -> int | None:
         ) from error
     except (RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError):
         return None
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as dotted keys; nothing and empty are the same."""
-    if isinstance(tree, list):
-        tree = dict(enumerate(tree))
-    if isinstance(tree, dict) and tree:
-        return {k: v for key, value in tree.items() for k, v in flat(value, f"{prefix}{key}.").items()}
-    return {} if tree is None or tree == {} else {prefix.rstrip("."): tree}
 
 
 def changes(then: Any, now: Any) -> list[str]:

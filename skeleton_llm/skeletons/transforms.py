@@ -243,7 +243,7 @@ def place(
 
 def turn(joints: Tensor, angle: float) -> Tensor:
     """Joints [..., 3] turned about the vertical through the origin by ``angle`` radians, as ``rotation`` does."""
-    return joints @ _rotations(torch.tensor([[0.0, angle, 0.0]]))[0].to(joints)
+    return joints @ _rotations(joints.new_tensor([[0.0, angle, 0.0]]))[0]
 
 
 def mirror(joints: Tensor, layout: Layout) -> Tensor:
