@@ -15,6 +15,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from skeleton_llm.whole import write_whole
+
 NAMES = ("sit", "wave", "kick something in front of the body", "run")
 
 
@@ -56,7 +58,7 @@ def write_facts(
         f"started: today\nrevision: {revision}\nversions: torch 2\nmachine: one\ndataset: synthetic\n"
         f"protocol: synthetic_xsub\ndata: 5f5f\nseed: 0\ncommand: skeleton-llm fit {shlex.join(arguments)}\n\n"
     )
-    (folder / "results.json").write_text(json.dumps(results))
+    write_whole(folder / "results.json", json.dumps(results))  # a signal may come at any moment
 
 
 def finish(arguments: list[str]) -> int:
@@ -68,6 +70,8 @@ def finish(arguments: list[str]) -> int:
     if "--fail" in given and given["--fail"][0] in str(folder):
         sys.stdout.write("error: told to fail\n")
         return 2
+    if (folder / "results.json").is_file():
+        return 0  # compared, and the same
     rng = np.random.default_rng([seed, len(given["--config"])])
     labels = np.arange(40) % len(NAMES)
     answers = np.where(rng.random(40) < 0.7, labels, (labels + 1) % len(NAMES))

@@ -114,6 +114,8 @@ def collect(planned: Sequence[Planned]) -> tuple[dict[str, Finding], list[str]]:
 def _read(planned: Planned, problems: list[str]) -> list[list[SplitScores]] | None:
     """What answers in each round; None, and a sentence more, where it cannot be read."""
     try:
+        for run in planned.runs:
+            results(run)
         return [_tested(runs) for runs in answering(planned)]
     except (OSError, ValueError) as error:
         problems.append(f"{planned.name}: {error}")
@@ -178,8 +180,17 @@ def validation(finding: Finding) -> list[float]:
 
 
 def results(run: Run) -> dict[str, float]:
-    """What its test measured."""
-    return json.loads((run.folder / "results.json").read_text())
+    """What its test measured.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = run.folder / "results.json"
+    try:
+        found: dict[str, float] = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON any more; remove it and give the command again") from error
+    return found
 
 
 def facts(run: Run) -> dict[str, str]:
