@@ -55,13 +55,14 @@ class Run:
 
     @property
     def as_asked(self) -> bool:
-        """Whether it was finished by this command, with these YAML files, clips and tokenizer, as far as they are here.
+        """Whether this command made it, with these YAML files, clips and tokenizer, as far as they are here.
 
         False where that is not known.
         """
-        known = self._noted()
         asked = {**self._asked(), "arguments": _without_places(self.arguments)}
-        return known is not None and all(value in (None, known.get(key, value)) for key, value in asked.items())
+        return any(
+            all(value in (None, known.get(key, value)) for key, value in asked.items()) for known in self._noted()
+        )
 
     @property
     def otherwise(self) -> bool:
@@ -69,7 +70,7 @@ class Run:
 
         Of a run that SLURM finished the command alone is known.
         """
-        if self._noted() is not None:
+        if self._noted():
             return not self.as_asked
         file = self.folder / "environment.txt"
         lines = file.read_text().splitlines() if file.is_file() else []
@@ -77,25 +78,39 @@ class Run:
         given = shlex.join(_without_places(shlex.split(commands[-1].partition(": ")[2]))) if commands else ""
         return bool(commands) and shlex.join(_without_places(self.arguments)) not in given
 
-    def _noted(self) -> dict[str, Any] | None:
-        file = self.folder / "asked.json"
-        if not file.is_file():
-            return None
-        known: dict[str, Any] = json.loads(file.read_text())
-        return {**known, "arguments": _without_places(known["arguments"])}
+    def _noted(self) -> list[dict[str, Any]]:
+        known = self._commands()
+        return [{**one, "arguments": _without_places(one["arguments"])} for one in known]
 
-    def note(self) -> None:
-        """Keep by what it was finished."""
-        write_whole(self.folder / "asked.json", json.dumps(self._asked(), indent=1))
+    def _commands(self) -> list[dict[str, Any]]:
+        file = self.folder / "asked.json"
+        known: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+        return known
+
+    def note(self, *, compared: bool = False) -> None:
+        """Keep by what it was finished; or, ``compared``, that this command was found to make the same."""
+        before = self._commands() if compared else []
+        write_whole(self.folder / "asked.json", json.dumps([*before, self._asked()], indent=1))
+
+    @property
+    def dataset(self) -> Path | None:
+        """The folder of the prepared dataset that its arguments name, or else the last of its YAML files that does."""
+        folders = values(self.arguments, "--data.init_args.folder")
+        if not folders:
+            given = [yaml.safe_load(body) or {} for body in self._configs()]
+            folders = [folder for one in given if (folder := _data_of(one).get("folder"))]
+        return Path(folders[-1]) if folders else None
+
+    def _configs(self) -> list[bytes]:
+        return [Path(path).read_bytes() for path in values(self.arguments, "--config")]
 
     def _asked(self) -> dict[str, Any]:
-        files = [Path(path) for path in values(self.arguments, "--config")]
-        bodies = [path.read_bytes() for path in files]
+        data = self.dataset
         read = self.needs and self.needs.folder / "tokenizer/model.safetensors"
         return {
             "arguments": list(self.arguments),
-            "configs": [_digest(body) for body in bodies],
-            "data": _content_hash(values(self.arguments, "--data.init_args.folder"), bodies),
+            "configs": [_digest(body) for body in self._configs()],
+            "data": _content_hash(data / "dataset.json") if data else None,
             "tokenizer": _digest(read.read_bytes()) if read and read.is_file() else None,
         }
 
@@ -115,13 +130,14 @@ def _digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def _content_hash(folders: Sequence[str], configs: Sequence[bytes]) -> str | None:
-    """Of the prepared dataset that arguments, or else the last YAML that has one, name; None where it is not here."""
-    if not folders:
-        found = [((yaml.safe_load(body) or {}).get("data") or {}).get("init_args") or {} for body in configs]
-        folders = [given["folder"] for given in found if "folder" in given]
-    about = Path(folders[-1]) / "dataset.json" if folders else None
-    return json.loads(about.read_text()).get("content_hash") if about is not None and about.is_file() else None
+def _data_of(config: dict[str, Any]) -> dict[str, Any]:
+    given: dict[str, Any] = (config.get("data") or {}).get("init_args") or {}
+    return given
+
+
+def _content_hash(about: Path) -> str | None:
+    """None where the dataset is not here."""
+    return json.loads(about.read_text()).get("content_hash") if about.is_file() else None
 
 
 @dataclass(frozen=True)

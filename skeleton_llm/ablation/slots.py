@@ -59,7 +59,7 @@ class Attempt:
     process: "subprocess.Popen[bytes]"
     began: float
     joules: float | None
-    compares: bool = False  # a finished run with what was asked
+    tested: int | None  # when the results were written that a finished run is compared by
     told: int = 0  # signals
 
 
@@ -153,7 +153,7 @@ class Crew:
                 start_new_session=True,  # Ctrl-C is for this process, which then asks its children
             )
         energy = None if slot.gpu is None else joules(slot.gpu)
-        self.working.append(Attempt(run, number, process, time.monotonic(), energy, compares=run.finished))
+        self.working.append(Attempt(run, number, process, time.monotonic(), energy, _tested(run)))
 
     def _ended(self, attempt: Attempt) -> bool:
         """Whether the process has ended; what it cost and how it ended are then kept."""
@@ -162,6 +162,7 @@ class Crew:
             return False
         code = attempt.process.returncode = os.waitstatus_to_exitcode(status)
         run, seconds, gpu = attempt.run, time.monotonic() - attempt.began, self.slots[attempt.slot].gpu
+        compared = attempt.tested is not None and attempt.tested == _tested(run)
         energy = None if gpu is None or attempt.joules is None else joules(gpu)
         cost = {
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -172,17 +173,22 @@ class Crew:
             "side_by_side": len(self.slots),
             "joules": None if energy is None or attempt.joules is None else round(energy - attempt.joules, 1),
         }
-        if not attempt.compares:
+        if not compared:
             with (run.folder / "cost.jsonl").open("a") as file:
                 file.write(json.dumps(cost) + "\n")
         if code == 0 and run.finished:
-            run.note()
-            self.say(f"{as_typed(run.folder)}: finished in {seconds:.0f} s{_result(run)}")
+            run.note(compared=compared)
+            how = "is what this command makes" if compared else f"finished in {seconds:.0f} s"
+            self.say(f"{as_typed(run.folder)}: {how}{_result(run)}")
         elif self.signals:
             self.say(f"{as_typed(run.folder)}: stopped; the same command goes on")
         else:
             log = run.folder / "log.txt"
-            self._fail(run, f"ended with exit code {code}: {_last_line(log)} ({as_typed(log)})")
+            why = f"ended with exit code {code}: {_last_line(log)}"
+            if compared:
+                found = _last_line(log).partition("; give ")[0]  # behind that stands what to do where there is one run
+                why = f"is finished, but not by this command: {found}; give its own options, or another --folder"
+            self._fail(run, f"{why} ({as_typed(log)})")
         return True
 
     def _fail(self, run: Run, why: str) -> None:
@@ -202,6 +208,10 @@ def _lock(folder: Path) -> int | None:
     except OSError:
         pass  # a file system without locks
     return lock
+
+
+def _tested(run: Run) -> int | None:
+    return (run.folder / "results.json").stat().st_mtime_ns if run.finished else None
 
 
 def _result(run: Run) -> str:

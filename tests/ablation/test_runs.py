@@ -151,6 +151,6 @@ def test_what_an_earlier_revision_did_not_note_is_not_asked_for(matrix, setting,
     run = plan(matrix, [0], own)[0].rounds[0]["stage1"]
     run.folder.mkdir(parents=True)
     run.note()
-    noted = json.loads((run.folder / "asked.json").read_text())
-    (run.folder / "asked.json").write_text(json.dumps({key: noted[key] for key in ("arguments", "configs")}))
+    (noted,) = json.loads((run.folder / "asked.json").read_text())
+    (run.folder / "asked.json").write_text(json.dumps([{key: noted[key] for key in ("arguments", "configs")}]))
     assert run.as_asked

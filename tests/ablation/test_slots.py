@@ -191,9 +191,19 @@ def test_a_finished_run_of_another_command_is_judged_by_the_command_itself(crew,
     crew.work([one])
     other = run(tmp_path / "a", "fail")
     crew.work([other])
-    assert "ended with exit code 2" in crew.failed[other.folder]
+    assert "is finished, but not by this command: error: it cannot be; give its own options" in crew.failed[one.folder]
     assert not other.as_asked
     assert one.as_asked
+
+
+def test_a_finished_run_that_is_made_anew_is_the_later_commands_alone_and_costs_again(crew, tmp_path):
+    one, other = run(tmp_path / "a"), run(tmp_path / "a", "anew")  # as --override-config does
+    crew.work([one])
+    crew.work([other])
+    assert not crew.failed
+    assert other.as_asked
+    assert not one.as_asked
+    assert len((one.folder / "cost.jsonl").read_text().splitlines()) == 2
 
 
 def test_cores_and_gpus_are_shared_out(monkeypatch):
