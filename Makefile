@@ -41,7 +41,7 @@ ASKED = $(if $(NODES),--trainer.num_nodes $(NODES)) $(if $(GPUS),--trainer.accel
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
-	@echo "variables: DATA=$(DATA) LLM=folder-or-hub-id RUN=$(RUN) SEED=$(SEED) CONFIG=more.yaml ARGS=\"--trainer.max_steps=500\" RAW=folder CONFIG1= CONFIG2= (of one stage)"
+	@echo "variables: DATA=$(DATA) LLM=folder-or-hub-id RUN=$(RUN) SEED=$(SEED) CONFIG=more.yaml ARGS=\"--trainer.max_steps=500\" RAW=folder CONFIG1= CONFIG2= (of one stage) SEEDS=$(SEEDS) CELLS= QUICK= JOBS= (of ablations)"
 
 setup: $(SETUP) ## install everything into .venv (done by the other targets)
 $(SETUP): pyproject.toml constraints.txt

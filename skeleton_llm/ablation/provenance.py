@@ -9,7 +9,7 @@ import yaml
 
 from skeleton_llm.ablation.document import Heading, Listing, Part, Table, Text
 from skeleton_llm.ablation.findings import Finding, config, config_digest, facts
-from skeleton_llm.ablation.runs import Planned, Setting, as_typed
+from skeleton_llm.ablation.runs import Planned, Run, Setting, as_typed
 from skeleton_llm.dotted import flat
 
 _OWN = ("seed_everything", "trainer.default_root_dir", "data.init_args.seed", "model.init_args.tokenizer")
@@ -19,14 +19,28 @@ _ABSENT = "(absent)"
 
 def unfinished(planned: Sequence[Planned], problems: Sequence[str]) -> list[Part]:
     """What the table still lacks, and what is finished but cannot be read."""
-    rows = []
+    rows, untouched = [], dict[str, list[str]]()
     for one in planned:
-        if not one.finished:
+        if one.finished:
+            continue
+        if any(run.folder.is_dir() for run in one.runs if _lies_with(run, one)):
             left = [as_typed(run.folder) for run in one.runs if not run.finished]
             rows.append([f"`{one.name}`", ", ".join(f"`{folder}`" for folder in left)])
+        else:
+            untouched.setdefault(one.cell.name, []).append(str(one.seed))
     parts: list[Part] = [Text(f"Not read: {problem}") for problem in problems]
     parts += [Table(["cell", "runs without results"], rows, left=2)] if rows else []
+    if untouched:
+        said = (
+            f"`{name}` (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})" for name, seeds in untouched.items()
+        )
+        parts.append(Text(f"Not begun: {', '.join(said)}."))
     return [Heading("Not finished"), *parts] if parts else []
+
+
+def _lies_with(run: Run, planned: Planned) -> bool:
+    """Whether the run is the cell's own, none that it reads from another's folder."""
+    return f"/{planned.name}/" in f"/{run.folder.as_posix()}/"
 
 
 def recipe_differs(finding: Finding | None, recipes: Mapping[str, Path]) -> list[Part]:
@@ -109,7 +123,7 @@ class _Configs:
                 first, other = self.first.setdefault(kind, (place, mine))
                 if mine is other:
                     yield Listing(f"config of {place}", yaml.safe_dump(given, sort_keys=False))
-                elif f"/{finding.cell.name}/seed{finding.seeds[0]}/" in f"/{run.folder.as_posix()}/":
+                elif _lies_with(run, finding.planned[finding.seeds[0]]):
                     keys = [key for key in {**other, **mine} if mine.get(key, _ABSENT) != other.get(key, _ABSENT)]
                     lines = [f"{key}: {other.get(key, _ABSENT)} -> {mine.get(key, _ABSENT)}" for key in keys]
                     yield Listing(f"config of {place}, beside that of {first}", "\n".join(lines) or "the same")

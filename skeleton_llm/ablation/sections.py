@@ -39,7 +39,8 @@ def summary(found: dict[str, Finding], around: Surroundings) -> str:
     said = [f"{words[name]} `{'`, `'.join(values)}`" for name, values in around.shared.items()]
     mixed = [words[name] for name in ("revision", "data") if len(around.shared[name]) > 1]
     warning = f" **Runs differ in {' and '.join(mixed)}; compare with care.**" if mixed else ""
-    return f"{len(found)} cells have a finished seed. {'; '.join(said)}.{warning}"
+    have = "1 cell has" if len(found) == 1 else f"{len(found)} cells have"
+    return f"{have} a finished seed. {'; '.join(said)}.{warning}"
 
 
 def what_differs(matrix: Matrix, around: Surroundings) -> list[Part]:

@@ -16,6 +16,7 @@ from skeleton_llm.ablation.matrix import Matrix
 from skeleton_llm.ablation.runs import as_typed, values
 from skeleton_llm.cli.main import configs
 from skeleton_llm.signals import EXIT_CODE
+from skeleton_llm.skeletons.store import PreparedDataset
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,7 +79,12 @@ def _ablate(arguments: argparse.Namespace, more: tuple[str, ...]) -> int:
     if arguments.slurm:
         return _submit(unique_runs(planned), setting, at_once=arguments.jobs, dry_run=arguments.dry_run)
     crew = Crew([], print)
+    if arguments.report_only and not setting.folder.is_dir():
+        raise FileNotFoundError(f"{setting.folder}: no table has been begun there; --folder names another place")
     if not arguments.report_only:
+        for folder in {run.dataset for run in unique_runs(planned) if not run.finished}:
+            if folder is not None:
+                PreparedDataset.open(folder)  # or every run would miss it
         gpus = visible_gpus() if _asks_for_gpu(setting) else []
         crew = Crew(divide(gpus, arguments.jobs), lambda line: print(line, flush=True))
         crew.work(unique_runs(planned))

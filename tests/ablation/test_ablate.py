@@ -86,9 +86,9 @@ def ablate(monkeypatch, tmp_path, repeating, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "matrix.yaml").write_text(yaml.safe_dump(MATRIX, sort_keys=False))
 
-    def run(*more: str) -> tuple[int, str, str]:
+    def run(*more: str, data: Path = repeating) -> tuple[int, str, str]:
         given = ["--data", "synthetic", "--matrix", "matrix.yaml", "--jobs", "2", *more]
-        code = main(["ablate", *given, "--data.init_args.folder", str(repeating)])
+        code = main(["ablate", *given, "--data.init_args.folder", str(data)])
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -227,10 +227,25 @@ def test_a_report_with_other_options_says_so_and_gives_no_command(ablate):
     assert error.startswith(
         "error: runs/ablations/synthetic/full/seed0/stage1 and 1 more were finished by other options"
     )
-    assert (
-        ablate("--cells", "full", "--config", overlay)[0] == 0
-    )  # which fit compares; the stand-in finds nothing wrong
+
+
+def test_a_finished_run_that_fit_found_to_be_the_same_is_of_both_commands(ablate):
+    overlay = str(configs() / "ablation/night.yaml")
+    ablate("--cells", "full")
+    for more in ([], ["--config", overlay]):
+        assert ablate("--cells", "full", *more)[0] == 0
+        assert "Made by other options" not in report()
     assert len(Path("runs/ablations/synthetic/full/seed0/stage2/cost.jsonl").read_text().splitlines()) == 1
+    code, said, _ = ablate("--cells", "full", "--fail", "full")
+    assert code == 1
+    home = "runs/ablations/synthetic/full/seed0/stage1"
+    assert (
+        f"{home}: is finished, but not by this command: error: told to fail; give its own options, or another"
+        f" --folder ({home}/log.txt)"
+    ) in said
+    assert "Made by other options" in report()
+    ablate("--report-only")
+    assert "Made by other options" not in report()
 
 
 def test_seeds_that_have_others_missing_before_them_are_named_in_the_command(ablate):
@@ -306,7 +321,7 @@ def test_only_what_is_finished_is_reported_and_the_rest_is_named(ablate):
     assert (row(text, "`full`: ")[1], row(text, "`flat`: ")[1]) == ("0, 1", "0")
     assert row(text, "`flat/seed1`")[1].startswith("`runs/ablations/synthetic/flat/seed1/stage1`")
     assert "`whole`: " not in text
-    assert row(text, "`unseen/seed0`")
+    assert "Not begun: `whole` (seeds 0, 1), `unseen` (seeds 0, 1)." in text
     before = sorted(Path("runs").rglob("*"))
     code, said, _ = ablate("--seeds", "2", "--report-only", "--fail", "flat/seed1")
     assert (code, said.splitlines()) == (0, [f"runs/ablations/synthetic/report.{kind}" for kind in ("md", "html")])
@@ -314,10 +329,38 @@ def test_only_what_is_finished_is_reported_and_the_rest_is_named(ablate):
     assert report() == text
 
 
-def test_an_empty_table_has_a_report_too(ablate):
+def test_a_table_without_a_finished_run_has_a_report_too(ablate):
+    assert ablate("--cells", "full", "--fail", "full")[0] == 1
+    text = report()
+    assert "No cell is finished yet." in text
+    assert row(text, "`full/seed0`")[1].startswith("`runs/ablations/synthetic/full/seed0/stage1`")
+    assert "Not begun: `flat` (seed 0), `whole` (seed 0), `unseen` (seed 0)." in text
+
+
+def test_a_table_that_was_never_begun_has_no_report(ablate):
+    code, _, error = ablate("--report-only", "--folder", "runs/elsewhere")
+    assert (code, error) == (
+        2,
+        "error: runs/elsewhere: no table has been begun there; --folder names another place\n",
+    )
+    assert not Path("runs").exists()
+
+
+def test_missing_data_is_told_before_anything_begins(ablate):
+    code, said, error = ablate(data=Path("data/none"))
+    assert (code, said) == (2, "")
+    assert error.startswith("error: data/none/")
+    assert len(error.splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_damaged_results_are_named_and_cost_the_report_nothing_else(ablate):
+    ablate("--cells", "full", "flat")
+    damaged = Path("runs/ablations/synthetic/flat/seed0/stage1/results.json")
+    damaged.write_text("")
     assert ablate("--report-only")[0] == 0
-    assert "No cell is finished yet." in report()
-    assert "`full/seed0`" in report()
+    assert row(report(), "`full`: ")[1] == "0"
+    assert f"Not read: flat/seed0: {damaged} is no JSON any more; remove it and give the command again" in report()
 
 
 def test_runs_of_other_revisions_are_told(ablate, repeating):
@@ -399,7 +442,9 @@ def test_a_signal_ends_the_command_with_the_report_of_what_is_finished(ablate, n
     thread.join()
     assert left == code
     assert error == "stopped; the same command goes on\n"
-    assert more or "`full/seed1`" in report()
+    if not more:
+        assert row(report(), "`full/seed0`")
+        assert "`full` (seed 1)" in report()
 
 
 def test_gpus_are_taken_where_the_configs_ask_for_them(ablate, monkeypatch):
