@@ -120,7 +120,7 @@ class LitLLMRecognizer(L.LightningModule):
         # the test lists all classes in question, and so does every evaluation of a run that holds none out
         lists = [self.unseen, self.wording.longest_list(self.seen)] if self.seen else [None]
         for listed in lists:
-            self.wording.check_room(self.tokenizer.longest_sentence, self.llm.context, listed)
+            self.wording.check_room(self.inputs.repeat * self.tokenizer.longest_sentence, self.llm.context, listed)
         words, made_for = self.llm.fingerprint(), self.tokenizer.info.get("llm", {}).get("fingerprint")
         if made_for != words and not allow_unaligned:
             raise ValueError(
@@ -162,7 +162,7 @@ class LitLLMRecognizer(L.LightningModule):
         if data.draws is not None and self.inputs.form == "latents":
             raise ValueError("data.init_args.draws keeps action sentences, not latents; set it to null for this form")
         named = self.wording.lengths[data.labels]  # tokens of each clip's answer
-        data.lengths = self.tokenizer.sentence_lengths(data.data.table["length"]) + named
+        data.lengths = self.inputs.repeat * self.tokenizer.sentence_lengths(data.data.table["length"]) + named
 
     def configure_optimizers(self) -> Any:
         return self.optimization.build(self.parameters(), self.trainer.max_steps)
@@ -174,7 +174,8 @@ class LitLLMRecognizer(L.LightningModule):
             clip = {name: tensor.to(self.device) for name, tensor in data.training_sample(1).items()}
             tokens, mask = self.tokenizer.sentences(clip["joints"], clip["persons"], clip.get("lengths"))
             listed = self.wording.listings(clip["labels"], self.seen)
-            shown = self.wording.example(tokens[mask].tolist(), int(clip["labels"]), listed and listed[0])
+            read = self.inputs.repeat * tokens[mask].tolist()
+            shown = self.wording.example(read, int(clip["labels"]), listed and listed[0])
             self.print(f"one training clip as the language model sees it (it learns what stands in [[ ]]):\n{shown}")
 
     def on_train_start(self) -> None:

@@ -69,6 +69,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--stride", type=int, default=4, help="frames that the tokenizer makes one step of (%(default)s)"
     )
     parser.add_argument("--tokens-per-step", type=int, default=1, help="tokens of a step (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=1, help="inputs.repeat (%(default)s)")
     parser.add_argument(
         "--prompt", type=int, nargs=2, default=[9, 12], metavar=("BEFORE", "AFTER"),
         help="tokens of the prompt before and after the sentence (9 12; with the Alpaca wrapper about 36 20)",
@@ -84,7 +85,18 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--efficiency", type=float, default=0.4, help="share of the card's peak (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     arguments = parser.parse_args(argv)
-    for name in ("gpus", "r", "frames", "stride", "tokens_per_step", "answer", "batch", "global_batch", "clips"):
+    for name in (
+        "gpus",
+        "r",
+        "frames",
+        "stride",
+        "tokens_per_step",
+        "repeat",
+        "answer",
+        "batch",
+        "global_batch",
+        "clips",
+    ):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
     if not 0 < arguments.efficiency <= 1:
@@ -105,7 +117,7 @@ def plan(argv: Sequence[str]) -> int:
             gradient_checkpointing=arguments.gradient_checkpointing,
         )  # fmt: skip
         rehearsal = Rehearsal(read_config(arguments.model, arguments.revision), tuning, setup)
-        tokens = math.ceil(arguments.frames / arguments.stride) * arguments.tokens_per_step
+        tokens = math.ceil(arguments.frames / arguments.stride) * arguments.tokens_per_step * arguments.repeat
         before, after = arguments.prompt
         step = Step(arguments.batch, tokens, before, after, arguments.answer)
         if arguments.data is not None:

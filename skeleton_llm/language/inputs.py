@@ -28,14 +28,25 @@ class Inputs:
         map: a learned linear map, at first the identity, before codes and latents. The paper has none; a small language
             model needs it (measured: 76 against 46 on NW-UCLA).
         layer: of latents: add them to what enters this decoder layer instead of giving them as embeddings.
+        repeat: how often the sentence stands in the prompt, one copy behind the other: a causal model reads the first
+            without knowing how it goes on, the second with all of it in view (Springer et al. 2024). The paper has 1.
     """
 
     form: Form = "codes"
     map: bool = False
     layer: int | None = None
+    repeat: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be combined."""
+        if self.repeat < 1:
+            raise ValueError(
+                f"inputs.repeat is how often the sentence stands in the prompt, at least 1, got {self.repeat}"
+            )
+        if self.repeat > 1 and self.layer is not None:
+            raise ValueError(
+                "inputs.repeat is of sentences in the prompt, and inputs.layer puts none there; set it to 1"
+            )
         if self.layer is not None and self.form != "latents":
             raise ValueError(f"inputs.layer is for the form latents, got the form {self.form}; set it back to null")
         if self.map and self.form == "vocabulary":

@@ -159,8 +159,9 @@ class LLMRecognizer(nn.Module):
         tokens = self._tokens(sentences)
         if self._late is not None:
             tokens = torch.zeros_like(tokens)
-        whole = torch.cat([before[0], tokens, after[0]], dim=1)
-        return whole, torch.cat([before[1], mask, after[1]], dim=1)
+        times = self.inputs.repeat
+        whole = torch.cat([before[0], *[tokens] * times, after[0]], dim=1)
+        return whole, torch.cat([before[1], *[mask] * times, after[1]], dim=1)
 
     @contextmanager
     def _entering(

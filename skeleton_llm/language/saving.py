@@ -158,9 +158,11 @@ def _load(
     with _whole(folder):
         text, prompt = spec.tokenizer(), Prompt(**config["prompt"])
     wording = Wording(text, config["class_names"], prompt)
-    wording.check_room(sentence, spec.context)
     with _whole(folder):
-        tuning, inputs, base = Tuning(**config["tuning"]), Inputs(**config["inputs"]), spec.load(quantization)
+        tuning, inputs = Tuning(**config["tuning"]), Inputs(**config["inputs"])
+    wording.check_room(inputs.repeat * sentence, spec.context)
+    with _whole(folder):
+        base = spec.load(quantization)
         if config["merged"]:
             first = config["first_action"]
             actions = range(first, first + config["num_actions"])

@@ -127,7 +127,7 @@ class Wording:
         """Refuse prompts longer than the language model can read.
 
         Args:
-            sentence: tokens of the longest action sentence.
+            sentence: tokens of the longest action sentence, of all its copies (``Inputs.repeat``).
             context: positions of the language model; None where it has no limit.
             listed: the classes that the prompt lists; None for all.
 
@@ -141,7 +141,7 @@ class Wording:
             raise ValueError(
                 f"the prompt takes {len(before) + len(after)} tokens, an action sentence up to {sentence}, an answer up"
                 f" to {self.longest_answer}: {needed}, more than the {context} that {self.text.name_or_path} reads;"
-                f" shorten prompt.text{fewer} or the sentences (preprocess.frames), or take another llm"
+                f" shorten prompt.text{fewer} or the sentences (preprocess.frames, inputs.repeat), or take another llm"
             )
 
     def example(self, sentence: Sequence[int], label: int, listed: Sequence[int] | None = None) -> str:

@@ -113,6 +113,28 @@ def test_latents_enter_before_their_layer(vectors, tokens, layer):
 
 
 @pytest.mark.parametrize("form", ["codes", "vocabulary", "latents"])
+def test_a_repeated_sentence_stands_in_the_prompt_as_often(vectors, tokens, form):
+    there, labels = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([0, 2])
+    there[1, 3:] = False
+    given = (tokens if form == "vocabulary" else vectors[tokens])[:2]
+    network = build(Inputs(form, repeat=3), vectors)
+    before, after = network.wording.around()
+    log_likelihoods, total = network.score(given, there[:2]).log_likelihoods, 0.0
+    for row, size in enumerate((5, 3)):  # by hand, without padding: Hugging Face's own forward pass
+        sentence = network._tokens(given[row : row + 1, :size])
+        words = [network._embedding()(torch.tensor([ids])) for ids in (before, after)]
+        for label in range(3):
+            answer = network.answers[label][network.answers[label] != -100]
+            whole = [words[0], sentence, sentence, sentence, words[1], network._embedding()(answer[None])]
+            logits = network.llm(inputs_embeds=torch.cat(whole, dim=1)).logits[0, -len(answer) - 1 : -1]
+            truth = logits.log_softmax(-1).gather(1, answer[:, None]).sum()
+            torch.testing.assert_close(log_likelihoods[row, label], truth, rtol=1e-4, atol=1e-4)
+            total -= truth.item() * (label == int(labels[row]))
+    sizes = network.trie.lengths[labels].sum()
+    assert network.loss(given, there[:2], labels).item() == pytest.approx(total / sizes.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("form", ["codes", "vocabulary", "latents"])
 def test_a_shared_prefix_changes_neither_loss_nor_gradients(vectors, tokens, form):
     there, labels = torch.ones_like(tokens, dtype=torch.bool), torch.tensor([2, 1, 0])
     there[1, 4] = False
@@ -158,6 +180,8 @@ def test_each_prompt_may_list_its_own_names(vectors, tokens):
     [
         ({"form": "codes", "layer": 2}, "inputs.layer is for the form latents, got the form codes"),
         ({"form": "vocabulary", "map": True}, "inputs.map has no place before rows that learn themselves"),
+        ({"repeat": 0}, "inputs.repeat is how often the sentence stands in the prompt, at least 1, got 0"),
+        ({"form": "latents", "layer": 1, "repeat": 2}, "inputs.repeat is of sentences in the prompt"),
     ],
 )
 def test_forms_that_do_not_go_together_are_refused(given, message):

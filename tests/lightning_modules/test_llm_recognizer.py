@@ -219,6 +219,7 @@ def test_a_tokenizer_of_another_width_or_layout_is_refused_before_the_model_is_l
             {"tuning": Tuning(targets=["c_attn"])},
             r"tuning.targets \['c_attn'\] name no layer of LlamaForCausalLM that takes an adapter: it has",
         ),
+        ({"inputs": Inputs(repeat=99)}, r"an action sentence up to \d+, .* more than the 1024 .* inputs.repeat"),
         ({"inputs": Inputs("latents", layer=4)}, "inputs.layer must lie in 0 to 3 for this language model, got 4"),
         ({"tuning": Tuning(mode="frozen"), "inputs": Inputs()}, "set model.init_args.inputs.map to true"),
         (
@@ -226,7 +227,7 @@ def test_a_tokenizer_of_another_width_or_layout_is_refused_before_the_model_is_l
             "set model.init_args.inputs.form to codes and model.init_args.inputs.map to true",
         ),
     ],
-    ids=["prompt's end", "twins", "room", "targets", "layer", "frozen codes", "frozen words"],
+    ids=["prompt's end", "twins", "room", "targets", "repeated", "layer", "frozen codes", "frozen words"],
 )
 def test_what_cannot_work_is_refused_before_the_model_is_loaded(tokenizer, monkeypatch, given, said):
     monkeypatch.setattr(LanguageModel, "load", lambda *_: pytest.fail("the model was loaded"))
