@@ -68,7 +68,13 @@ def finish(arguments: list[str]) -> int:
         given.setdefault(key, []).append(value)
     folder, seed = Path(given["--trainer.default_root_dir"][0]), int(given["--seed_everything"][0])
     if "--fail" in given and given["--fail"][0] in str(folder):
-        sys.stdout.write("error: told to fail\n")
+        finished = (folder / "results.json").is_file()
+        told = (
+            f"{folder} holds a run with another config: a (1 -> 2); give it the old values"
+            if finished
+            else "told to fail"
+        )
+        sys.stdout.write(f"error: {told}\n")
         return 2
     if (folder / "results.json").is_file():
         return 0  # compared, and the same

@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,33 +73,39 @@ class Run:
         """
         if self._noted():
             return not self.as_asked
-        file = self.folder / "environment.txt"
-        lines = file.read_text().splitlines() if file.is_file() else []
-        commands = [line for line in lines if line.startswith("command: ")]
-        given = shlex.join(_without_places(shlex.split(commands[-1].partition(": ")[2]))) if commands else ""
-        return bool(commands) and shlex.join(_without_places(self.arguments)) not in given
+        mine, began = shlex.join(_without_places(self.arguments)), self._began_by()
+        return any(mine not in shlex.join(_without_places(one["arguments"])) for one in began)
 
     def _noted(self) -> list[dict[str, Any]]:
         known = self._commands()
         return [{**one, "arguments": _without_places(one["arguments"])} for one in known]
 
     def _commands(self) -> list[dict[str, Any]]:
+        """What ``note`` kept; of earlier revisions a single one; none of a damaged file."""
         file = self.folder / "asked.json"
-        known: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
-        return known
+        try:
+            known: Any = json.loads(file.read_text()) if file.is_file() else []
+        except ValueError:
+            return []
+        return known if isinstance(known, list) else [known]
+
+    def _began_by(self) -> list[dict[str, Any]]:
+        """What the run itself kept of the command that last worked at it: its arguments alone."""
+        file = self.folder / "environment.txt"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        commands = [line.partition(": ")[2] for line in lines if line.startswith("command: ")]
+        return [{"arguments": shlex.split(command)[2:]} for command in commands[-1:]]  # behind "skeleton-llm fit"
 
     def note(self, *, compared: bool = False) -> None:
         """Keep by what it was finished; or, ``compared``, that this command was found to make the same."""
-        before = self._commands() if compared else []
+        before = (self._commands() or self._began_by()) if compared else []
         write_whole(self.folder / "asked.json", json.dumps([*before, self._asked()], indent=1))
 
     @property
     def dataset(self) -> Path | None:
         """The folder of the prepared dataset that its arguments name, or else the last of its YAML files that does."""
-        folders = values(self.arguments, "--data.init_args.folder")
-        if not folders:
-            given = [yaml.safe_load(body) or {} for body in self._configs()]
-            folders = [folder for one in given if (folder := _data_of(one).get("folder"))]
+        folders = values(self.arguments, "--data.init_args.folder") or values(self.arguments, "--data.folder")
+        folders = folders or [folder for body in self._configs() if (folder := _folder_in(body))]
         return Path(folders[-1]) if folders else None
 
     def _configs(self) -> list[bytes]:
@@ -130,9 +137,10 @@ def _digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def _data_of(config: dict[str, Any]) -> dict[str, Any]:
-    given: dict[str, Any] = (config.get("data") or {}).get("init_args") or {}
-    return given
+@cache
+def _folder_in(config: bytes) -> str | None:
+    given = (yaml.safe_load(config) or {}).get("data") or {}
+    return (given.get("init_args") or {}).get("folder")
 
 
 def _content_hash(about: Path) -> str | None:

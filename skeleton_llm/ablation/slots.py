@@ -184,10 +184,13 @@ class Crew:
             self.say(f"{as_typed(run.folder)}: stopped; the same command goes on")
         else:
             log = run.folder / "log.txt"
-            why = f"ended with exit code {code}: {_last_line(log)}"
-            if compared:
-                found = _last_line(log).partition("; give ")[0]  # behind that stands what to do where there is one run
+            said = _last_line(log)
+            why = f"ended with exit code {code}: {said}"
+            if compared and "holds a run" in said:
+                found = said.partition("; give ")[0]  # behind that stands what to do where there is one run
                 why = f"is finished, but not by this command: {found}; give its own options, or another --folder"
+            elif compared:
+                why = f"is finished, but could not be compared with this command: it {why}"
             self._fail(run, f"{why} ({as_typed(log)})")
         return True
 

@@ -124,9 +124,14 @@ def _made_of(config: dict[str, Any], base: str, shape: dict[str, Any]) -> dict[s
         "its weights' fingerprint": f"`{config['llm_weights']}`",
         "tuning": how,
         "prompt": config["prompt"]["text"],
-        "input": config["inputs"]["form"] + (", with a map" if config["inputs"]["map"] else ""),
+        "input": _input(config["inputs"]),
         "tokenizer's fingerprint": f"`{shape['fingerprint']}`",
     }
+
+
+def _input(inputs: dict[str, Any]) -> str:
+    times = inputs.get("repeat", 1)
+    return inputs["form"] + (", with a map" if inputs["map"] else "") + (f", {times} times" if times > 1 else "")
 
 
 def _dtype_of_merged(config: dict[str, Any]) -> str:

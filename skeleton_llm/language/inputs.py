@@ -45,7 +45,7 @@ class Inputs:
             )
         if self.repeat > 1 and self.layer is not None:
             raise ValueError(
-                "inputs.repeat is of sentences in the prompt, and inputs.layer puts none there; set it to 1"
+                "inputs.repeat is of sentences in the prompt, and inputs.layer puts none there; set inputs.repeat to 1"
             )
         if self.layer is not None and self.form != "latents":
             raise ValueError(f"inputs.layer is for the form latents, got the form {self.form}; set it back to null")

@@ -240,12 +240,16 @@ def test_a_finished_run_that_fit_found_to_be_the_same_is_of_both_commands(ablate
     assert code == 1
     home = "runs/ablations/synthetic/full/seed0/stage1"
     assert (
-        f"{home}: is finished, but not by this command: error: told to fail; give its own options, or another"
-        f" --folder ({home}/log.txt)"
+        f"{home}: is finished, but not by this command: error: {home} holds a run with another config: a (1 -> 2); give"
+        f" its own options, or another --folder ({home}/log.txt)"
     ) in said
     assert "Made by other options" in report()
-    ablate("--report-only")
-    assert "Made by other options" not in report()
+    for run in ("stage1", "stage2"):  # as SLURM's runs are
+        Path(f"runs/ablations/synthetic/full/seed0/{run}/asked.json").unlink()
+    assert ablate("--cells", "full", "--config", overlay)[0] == 0
+    for more in ([], ["--config", overlay]):
+        ablate("--report-only", *more)
+        assert "Made by other options" not in report()
 
 
 def test_seeds_that_have_others_missing_before_them_are_named_in_the_command(ablate):

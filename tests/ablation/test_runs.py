@@ -152,5 +152,15 @@ def test_what_an_earlier_revision_did_not_note_is_not_asked_for(matrix, setting,
     run.folder.mkdir(parents=True)
     run.note()
     (noted,) = json.loads((run.folder / "asked.json").read_text())
-    (run.folder / "asked.json").write_text(json.dumps([{key: noted[key] for key in ("arguments", "configs")}]))
+    (run.folder / "asked.json").write_text(json.dumps({key: noted[key] for key in ("arguments", "configs")}))
     assert run.as_asked
+    run.note(compared=True)
+    assert len(json.loads((run.folder / "asked.json").read_text())) == 2
+
+
+def test_a_damaged_note_is_none(matrix, setting, tmp_path):
+    run = plan(matrix, [0], Setting(tmp_path / "runs", "nw_ucla", setting.shipped))[0].rounds[0]["stage1"]
+    run.folder.mkdir(parents=True)
+    (run.folder / "asked.json").write_text("[{")
+    assert not run.as_asked
+    assert not run.otherwise

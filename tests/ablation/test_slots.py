@@ -25,6 +25,9 @@ with (folder / "begun.txt").open("a") as file:
 if behaviour == "fail":
     print("a page of text\\nerror: it cannot be")
     sys.exit(2)
+if behaviour == "other":
+    print(f"error: {folder} holds a run with another config: a (1 -> 2); give it the old values, another RUN=")
+    sys.exit(2)
 if behaviour == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     (folder / "ready").touch()
@@ -189,10 +192,15 @@ def test_the_lock_lives_as_long_as_the_process_even_without_its_parent(crew, fak
 def test_a_finished_run_of_another_command_is_judged_by_the_command_itself(crew, tmp_path):
     one = run(tmp_path / "a")
     crew.work([one])
-    other = run(tmp_path / "a", "fail")
+    other, broken = run(tmp_path / "a", "other"), run(tmp_path / "a", "fail")
     crew.work([other])
-    assert "is finished, but not by this command: error: it cannot be; give its own options" in crew.failed[one.folder]
+    told = f"is finished, but not by this command: error: {one.folder} holds a run with another config: a (1 -> 2)"
+    assert f"{told}; give its own options, or another --folder" in crew.failed[one.folder]
+    crew.work([broken])
+    told = "is finished, but could not be compared with this command: it ended with exit code 2: error: it cannot be"
+    assert told in crew.failed[one.folder]
     assert not other.as_asked
+    assert not broken.as_asked
     assert one.as_asked
 
 
