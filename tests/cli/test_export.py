@@ -115,6 +115,7 @@ def test_the_card_says_what_it_is_of_what_and_how_good(runs, small_data):
         "    skeleton-llm fit --config ",
         f"--data.init_args.folder {small_data}",
         "Recognizer.from_pretrained",
+        "| input | codes, with a map, 2 times |",
         *(f"- {name}" for name in data.info["class_names"]),
     ):
         assert said in card.text, said
