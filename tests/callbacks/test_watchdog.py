@@ -12,7 +12,7 @@ from callbacks.watchdog import UNSTEADY, Watchdog
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        ("hang", "rank 1 hangs in the forward pass of a step for"),
+        pytest.param("hang", "rank 1 hangs in the forward pass of a step for", marks=pytest.mark.slow),
         pytest.param("freeze", "rank 1 has given no sign of life for", marks=pytest.mark.slow),
         pytest.param(
             "backward",

@@ -105,6 +105,7 @@ def test_a_folder_that_cannot_be_written_is_named(data, tokenizer, tmp_path):
         data._read(data.batches("test"), 0)
 
 
+@pytest.mark.slow
 def test_a_run_on_kept_sentences_equals_one_that_tokenises_at_every_step(small_data, tmp_path):
     assert main(stage1_arguments(small_data, tmp_path / "stage1")) == 0
     tokenizer = tmp_path / "stage1/tokenizer"
