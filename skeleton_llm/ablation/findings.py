@@ -11,9 +11,9 @@ import numpy as np
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from skeleton_llm import run_folder
 from skeleton_llm.ablation.matrix import Cell
 from skeleton_llm.ablation.runs import Planned, Run
-from skeleton_llm.language.card import run_facts
 from skeleton_llm.metrics.ensemble import SplitScores, check_alike, ensemble, read_scores
 
 Curve = Mapping[int, float]
@@ -180,22 +180,13 @@ def validation(finding: Finding) -> list[float]:
 
 
 def results(run: Run) -> dict[str, float]:
-    """What its test measured.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    path = run.folder / "results.json"
-    try:
-        found: dict[str, float] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON any more; remove it and give the command again") from error
-    return found
+    """What its test measured."""
+    return run_folder.results(run.folder)
 
 
 def facts(run: Run) -> dict[str, str]:
     """On what, where and by which command it was made."""
-    return run_facts(run.folder)
+    return run_folder.run_facts(run.folder)
 
 
 def config(run: Run) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from skeleton_llm.ablation.matrix import TOKENIZER, Cell, Matrix
+from skeleton_llm.run_folder import starts
 from skeleton_llm.whole import write_whole
 
 _WITH_LLM = ("stage1", "stage2")  # bases whose model takes a language model
@@ -60,10 +61,9 @@ class Run:
 
         False where that is not known.
         """
-        asked = {**self._asked(), "arguments": _without_places(self.arguments)}
-        return any(
-            all(value in (None, known.get(key, value)) for key, value in asked.items()) for known in self._noted()
-        )
+        asked = _placeless(self._asked())
+        noted = [_placeless(known) for known in self._noted()]
+        return any(all(value in (None, known.get(key, value)) for key, value in asked.items()) for known in noted)
 
     @property
     def otherwise(self) -> bool:
@@ -73,14 +73,10 @@ class Run:
         """
         if self._noted():
             return not self.as_asked
-        mine, began = shlex.join(_without_places(self.arguments)), self._began_by()
-        return any(mine not in shlex.join(_without_places(one["arguments"])) for one in began)
+        mine = shlex.join(_without_places(self.arguments))
+        return any(mine not in shlex.join(_without_places(one["arguments"])) for one in self._began_by())
 
     def _noted(self) -> list[dict[str, Any]]:
-        known = self._commands()
-        return [{**one, "arguments": _without_places(one["arguments"])} for one in known]
-
-    def _commands(self) -> list[dict[str, Any]]:
         """What ``note`` kept; of earlier revisions a single one; none of a damaged file."""
         file = self.folder / "asked.json"
         try:
@@ -91,14 +87,12 @@ class Run:
 
     def _began_by(self) -> list[dict[str, Any]]:
         """What the run itself kept of the command that last worked at it: its arguments alone."""
-        file = self.folder / "environment.txt"
-        lines = file.read_text().splitlines() if file.is_file() else []
-        commands = [line.partition(": ")[2] for line in lines if line.startswith("command: ")]
+        commands = starts(self.folder).get("command", [])
         return [{"arguments": shlex.split(command)[2:]} for command in commands[-1:]]  # behind "skeleton-llm fit"
 
     def note(self, *, compared: bool = False) -> None:
         """Keep by what it was finished; or, ``compared``, that this command was found to make the same."""
-        before = (self._commands() or self._began_by()) if compared else []
+        before = (self._noted() or self._began_by()) if compared else []
         write_whole(self.folder / "asked.json", json.dumps([*before, self._asked()], indent=1))
 
     @property
@@ -131,6 +125,10 @@ def values(arguments: Sequence[str], key: str) -> list[str]:
 def _without_places(arguments: Sequence[str]) -> list[str]:
     """Without the paths of YAML files, which are known by their text, wherever the shipped ones are installed."""
     return [given for before, given in zip(("", *arguments), arguments, strict=False) if before != "--config"]
+
+
+def _placeless(asked: dict[str, Any]) -> dict[str, Any]:
+    return {**asked, "arguments": _without_places(asked["arguments"])}
 
 
 def _digest(body: bytes) -> str:

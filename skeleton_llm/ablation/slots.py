@@ -16,9 +16,11 @@ from typing import NamedTuple
 
 from skeleton_llm.ablation.gpus import joules
 from skeleton_llm.ablation.runs import Run, as_typed
+from skeleton_llm.run_folder import results
 from skeleton_llm.signals import STOPPING
 
 COMMAND = (sys.executable, "-m", "skeleton_llm.cli.main", "fit")
+REFUSED = "holds a run"  # what ``fit`` says of a run that another config, dataset or tokenizer made
 _POLL = 0.1  # seconds
 
 
@@ -186,7 +188,7 @@ class Crew:
             log = run.folder / "log.txt"
             said = _last_line(log)
             why = f"ended with exit code {code}: {said}"
-            if compared and "holds a run" in said:
+            if compared and REFUSED in said:
                 found = said.partition("; give ")[0]  # behind that stands what to do where there is one run
                 why = f"is finished, but not by this command: {found}; give its own options, or another --folder"
             elif compared:
@@ -218,7 +220,7 @@ def _tested(run: Run) -> int | None:
 
 
 def _result(run: Run) -> str:
-    found: dict[str, float] = json.loads((run.folder / "results.json").read_text())
+    found = results(run.folder)
     shown = [f"{name} {found[name]:.4f}" for name in ("test/top1", "test/error_m") if name in found]
     return f", {shown[0]}" if shown else ""
 

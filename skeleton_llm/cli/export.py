@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import json
 import os
 import pickle
 import shutil
@@ -22,6 +21,7 @@ from skeleton_llm.cli.fit import SkeletonCLI, open_run, sentence
 from skeleton_llm.cli.resume import newest_checkpoint
 from skeleton_llm.language.card import record_run, write_card
 from skeleton_llm.language.saving import merge_network, move_base, read_config
+from skeleton_llm.run_folder import results
 
 
 def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -179,7 +179,7 @@ def _from_run(run: Path, checkpoint: Path, part: Path, arguments: argparse.Names
         merge_network(part)
     if recognises:
         of_these = saved["global_step"] == config["trainer"]["max_steps"] and (run / "results.json").is_file()
-        record_run(part, run, json.loads((run / "results.json").read_text()) if of_these else {})
+        record_run(part, run, results(run) if of_these else {})
 
 
 def _write_product(options: Sequence[str], saved: dict[str, Any], part: Path) -> None:

@@ -69,7 +69,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--stride", type=int, default=4, help="frames that the tokenizer makes one step of (%(default)s)"
     )
     parser.add_argument("--tokens-per-step", type=int, default=1, help="tokens of a step (%(default)s)")
-    parser.add_argument("--repeat", type=int, default=1, help="inputs.repeat (%(default)s)")
+    parser.add_argument("--repeat", type=int, default=1, help="copies of a sentence in the prompt (%(default)s)")
     parser.add_argument(
         "--prompt", type=int, nargs=2, default=[9, 12], metavar=("BEFORE", "AFTER"),
         help="tokens of the prompt before and after the sentence (9 12; with the Alpaca wrapper about 36 20)",
@@ -85,18 +85,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--efficiency", type=float, default=0.4, help="share of the card's peak (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
     arguments = parser.parse_args(argv)
-    for name in (
-        "gpus",
-        "r",
-        "frames",
-        "stride",
-        "tokens_per_step",
-        "repeat",
-        "answer",
-        "batch",
-        "global_batch",
-        "clips",
-    ):
+    counts = ("gpus", "r", "frames", "stride", "tokens_per_step", "repeat", "answer", "batch", "global_batch", "clips")
+    for name in counts:
         if getattr(arguments, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}")
     if not 0 < arguments.efficiency <= 1:

@@ -1,7 +1,6 @@
 """What a finished run leaves to read: where it stands on, what it measured, what comes next."""
 
 import csv
-import json
 import platform
 import shutil
 import subprocess
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from skeleton_llm.run_folder import results
 
 
 def environment(facts: dict[str, Any]) -> str:
@@ -31,9 +32,9 @@ def environment(facts: dict[str, Any]) -> str:
 
 def summary(folder: Path) -> str:
     """Test results of a finished run as a few lines."""
-    results: dict[str, float] = json.loads((folder / "results.json").read_text())
     lines = [f"finished: {folder}"]
-    lines += [f"  {name:<32}{value:10.4f}" for name, value in sorted(results.items()) if name.startswith("test/")]
+    measured = sorted(results(folder).items())
+    lines += [f"  {name:<32}{value:10.4f}" for name, value in measured if name.startswith("test/")]
     lines += _most_confused(folder / "test_confused.csv")
     if (folder / "tokenizer").is_dir():
         lines.append(f"action tokenizer: {folder / 'tokenizer'}; next: make stage2 with the same DATA, RUN and LLM")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from skeleton_llm import run_folder
 from skeleton_llm.cli.main import configs
 
 _COLUMNS = {
@@ -74,8 +75,8 @@ def _run_arguments(run: Path, stage: str, more: Sequence[str], both: Sequence[st
 
 def _results(draw: Path) -> dict[str, Any]:
     """What the test of one draw measured, and the names of the classes held out."""
-    results: dict[str, Any] = json.loads((draw / "stage2/results.json").read_text())
-    return results | {"unseen": json.loads((draw / "stage1/tokenizer/dataset.json").read_text())["unseen"]}
+    read = json.loads((draw / "stage1/tokenizer/dataset.json").read_text())
+    return {**run_folder.results(draw / "stage2"), "unseen": read["unseen"]}
 
 
 def table(found: dict[int, dict[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from skeleton_llm.language.saving import read_config
+from skeleton_llm.run_folder import run_facts
 
 _READ_ONCE = {
     "top1": "top-1",
@@ -32,17 +33,6 @@ def record_run(folder: Path, run: Path, results: Mapping[str, float]) -> None:
     facts = {"facts": run_facts(run), "results": dict(results)}
     (folder / "run.json").write_text(json.dumps(facts, indent=1))
     write_card(folder)
-
-
-def run_facts(run: Path) -> dict[str, str]:
-    """What ``environment.txt`` says; where a run was resumed under other circumstances, one after the other."""
-    file = run / "environment.txt"
-    found: dict[str, dict[str, None]] = {}
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        key, colon, value = line.partition(": ")
-        if colon:
-            found.setdefault(key, {})[value] = None
-    return {key: ", then ".join(values) for key, values in found.items()}
 
 
 def write_card(folder: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 import yaml
 
+from skeleton_llm.ablation.slots import REFUSED
 from skeleton_llm.cli.main import main
-from skeleton_llm.cli.resume import changes, newest_checkpoint
+from skeleton_llm.cli.resume import changes, newest_checkpoint, refuse_another, refuse_changes
 from small_runs import stage1_arguments, stage2_arguments
 
 
@@ -87,6 +88,12 @@ def test_what_slurm_is_asked_for_is_no_part_of_a_run():
     then = {"trainer": {"max_steps": 5, "callbacks": [{"class_path": "A"}]}, "slurm": {"time": "1:00:00"}}
     now = {"trainer": {"max_steps": 6, "callbacks": []}, "slurm": {"time": "2:00:00"}, "ckpt_path": "x"}
     assert changes(then, now) == ["trainer.callbacks.0.class_path (A -> None)", "trainer.max_steps (5 -> 6)"]
+
+
+@pytest.mark.parametrize("refuse", [refuse_changes, refuse_another])
+def test_a_table_knows_a_refusal_and_leaves_its_advice_for_one_run_away(refuse, tmp_path):
+    with pytest.raises(ValueError, match=f"^{tmp_path} {REFUSED} .*a \\(1 -> 2\\); give "):
+        refuse(tmp_path, ["a (1 -> 2)"])
 
 
 def test_a_changed_run_goes_on_knowingly_and_the_change_is_kept(small_data, runs, tmp_path, capsys):
