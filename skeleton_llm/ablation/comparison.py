@@ -8,24 +8,26 @@ from skeleton_llm.ablation.findings import Finding
 from skeleton_llm.ablation.matrix import Matrix
 from skeleton_llm.metrics import Interval, bootstrap_interval
 
-_FEWEST = 3  # seeds: fewer do not show how far runs differ by chance
+_FEWEST = 3  # runs of a cell, over seeds and rounds: fewer do not show how far runs differ by chance
 
 
 class Accuracy(NamedTuple):
-    """Top-1 of a cell: each seed's, and intervals over the seeds, and over seeds and test clips.
+    """Top-1 of a cell: each seed's, and intervals over its runs, and over runs and test clips.
 
-    Of one seed there is no interval over seeds; the other is then over clips alone.
+    A cell with rounds runs once a round and seed, and both are drawn anew. Of a single run there is no interval over
+    runs; the other is then over clips alone.
     """
 
     by_seed: list[float]
-    over_seeds: Interval | None
+    over_runs: Interval | None
     over_all: Interval
 
 
 class Paired(NamedTuple):
-    """Top-1 above that of another cell over the seeds and clips of both, in [-1, 1]; ``clips`` counts all rounds'."""
+    """Top-1 above that of another cell, paired over seeds, rounds and clips, in [-1, 1]; ``clips`` of all rounds."""
 
     seeds: list[int]
+    rounds: int
     clips: int
     difference: Interval
 
@@ -35,16 +37,17 @@ class Comparison(NamedTuple):
 
     against: str
     seeds: list[int]
+    rounds: int
     clips: int
     difference: Interval
     paper: float | None
 
     @property
     def verdict(self) -> str:
-        """Whether the sign is the paper's; resolved where the interval leaves 0 out, of enough seeds to tell."""
+        """Whether the sign is the paper's; resolved where the interval leaves 0 out, of enough runs to tell."""
         if self.paper is None or self.paper == 0:
             return ""
-        if len(self.seeds) < _FEWEST:
+        if len(self.seeds) * self.rounds < _FEWEST:
             return f"not judged below {_FEWEST} seeds"
         product = self.difference.mean * self.paper
         if self.difference.low > 0 or self.difference.high < 0:
@@ -56,13 +59,15 @@ class Comparison(NamedTuple):
 def accuracy(finding: Finding) -> Accuracy:
     """Of a finished cell."""
     groups = finding.right()
-    several = len(finding.seeds) > 1
     by_seed = np.mean([values.mean(1) for values in groups], axis=0)
-    return Accuracy(
-        by_seed.tolist(),
-        bootstrap_interval(groups, seeds=True, clips=False) if several else None,
-        bootstrap_interval(groups, seeds=several, clips=True),
-    )
+    several = len(by_seed) * len(groups) > 1
+    over_runs = _interval(groups, clips=False) if several else None
+    return Accuracy(by_seed.tolist(), over_runs, _interval(groups, clips=True))
+
+
+def _interval(groups: list[np.ndarray], *, clips: bool) -> Interval:
+    """Over all that there are several of: seeds, rounds."""
+    return bootstrap_interval(groups, seeds=len(groups[0]) > 1, clips=clips, whole_groups=len(groups) > 1)
 
 
 def paired(finding: Finding, other: Finding) -> Paired | None:
@@ -80,7 +85,7 @@ def paired(finding: Finding, other: Finding) -> Paired | None:
     counts = [values.shape[1] for values in groups]
     if not all(counts):
         return None
-    return Paired(seeds, sum(counts), bootstrap_interval(groups, seeds=len(seeds) > 1, clips=True))
+    return Paired(seeds, len(groups), sum(counts), _interval(groups, clips=True))
 
 
 def compare(finding: Finding, found: dict[str, Finding], matrix: Matrix) -> Comparison | None:

@@ -11,7 +11,7 @@ TOKENIZER = "stage1"
 """The run whose tokenizer the other runs of its cell read."""
 FULL = "full"
 """The cell that others are compared with, unless they name one."""
-_CELL = ("title", "runs", "rounds", "answer", "ensemble", "against", "quick", "paper", "source", "note")
+_CELL = ("title", "runs", "rounds", "seeds", "answer", "ensemble", "against", "quick", "paper", "source", "note")
 _MATRIX = ("paper", "goals", "quick", "cells")
 _GOAL = ("cell", "top1", "not_below")
 _PAPER = ("title", "data", "llm", "poses", "answers", "recipe")
@@ -32,6 +32,7 @@ class Cell:
         quick: the last overlays of its runs where they are to be quick.
         paper: what the paper measured, top-1 in percent, and ``source``, where it says so.
         note: what a reader of its number must know.
+        seeds: how many at most, of a cell whose rounds repeat it already; None for all.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Cell:
     paper: float | None
     source: str
     note: str = ""
+    seeds: int | None = None
 
 
 class Goal(NamedTuple):
@@ -137,6 +139,8 @@ def _cell(path: Path, name: str, about: Any) -> Cell:
     rounds = tuple(about.get("rounds", ()))
     if len({Path(one).name for one in rounds}) < len(rounds):
         raise ValueError(f"{path}: two of cells.{name}.rounds have the same name, and runs would share a folder")
+    if not (about.get("seeds") is None or (isinstance(about["seeds"], int) and about["seeds"] >= 1)):
+        raise ValueError(f"{path}: cells.{name}.seeds is how many it has at most, at least 1, got {about['seeds']!r}")
     paper = about.get("paper")
     if paper is not None and not about.get("source"):
         raise ValueError(f"{path}: cells.{name}.paper is {paper}; say in cells.{name}.source where it stands")
@@ -153,6 +157,7 @@ def _cell(path: Path, name: str, about: Any) -> Cell:
         None if paper is None else float(paper),
         about.get("source", ""),
         about.get("note", ""),
+        about.get("seeds"),
     )
 
 

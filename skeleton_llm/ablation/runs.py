@@ -179,6 +179,8 @@ def plan(matrix: Matrix, seeds: Sequence[int], setting: Setting) -> list[Planned
     for seed in seeds:
         known: dict[tuple[str, ...], Run] = {}
         for cell in matrix.cells.values():
+            if cell.seeds is not None and seed >= cell.seeds:
+                continue
             overlays: list[str | None] = [*cell.rounds] or [None]
             if setting.quick:
                 overlays = overlays[: matrix.quick["rounds"]]

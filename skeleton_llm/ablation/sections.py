@@ -20,12 +20,11 @@ HOW_TO_READ = (
     "Top-1 in percent on the test split, each clip answered with the likeliest of all class names (exact closed-set"
     " scores), read once when a run ends; of rounds (unseen classes) the mean over the rounds. Validation is the same"
     " on the clips held out of training, at the last look (of unseen classes: a choice among as many seen ones). The"
-    " deviation is the sample deviation over seeds. Intervals"
-    " are percentile bootstraps of 95 %, 10,000 draws: over seeds (drawn anew; too narrow for few seeds, small by the"
-    " square root of (S - 1) / S), and over seeds and clips (each drawn anew on its own; with one seed the clips"
-    " alone). The difference is paired: the same clips and seeds of both cells, both drawn anew. Accuracies and"
-    " differences are rounded down, deviations up, intervals outwards. A sign is resolved where the interval of the"
-    " difference leaves 0 out."
+    " deviation is the sample deviation over seeds. Intervals are percentile bootstraps of 95 %, 10,000 draws: over"
+    " runs (seeds, and rounds where there are some, drawn anew; too narrow for few, small by the square root of"
+    " (S - 1) / S), and over runs and clips (each drawn anew on its own; with one run the clips alone). The difference"
+    " is paired: the same clips, seeds and rounds of both cells, all drawn anew. Accuracies and differences are rounded"
+    " down, deviations up, intervals outwards. A sign is resolved where the interval of the difference leaves 0 out."
 )
 _ANSWERS = (
     "the likeliest of all class names (of unseen classes: of the names that the prompt lists), by the mean over {} of a"
@@ -60,7 +59,7 @@ def what_differs(matrix: Matrix, around: Surroundings) -> list[Part]:
 
 def main_table(found: dict[str, Finding], matrix: Matrix) -> tuple[Table, list[tuple[Finding, Comparison]]]:
     """Every cell's top-1, its difference and the paper's; and the differences, to be drawn."""
-    heads = ["cell", "seeds", "clips", "validation", "top-1", "deviation", "over seeds", "over seeds and clips"]
+    heads = ["cell", "seeds", "clips", "validation", "top-1", "deviation", "over runs", "over runs and clips"]
     heads += ["difference", "its interval", "paper", "paper's difference", "sign"]
     rows, differences = [], []
     for name, finding in found.items():
@@ -68,7 +67,7 @@ def main_table(found: dict[str, Finding], matrix: Matrix) -> tuple[Table, list[t
         row = [f"`{name}`: {finding.cell.title}", ", ".join(map(str, finding.seeds)), f"{finding.clips:,}"]
         row += [_mean_percent(validation(finding)), percent(measured.over_all.mean)]
         row += [deviation([100 * value for value in measured.by_seed])]
-        row += ["-" if measured.over_seeds is None else bounds(measured.over_seeds), bounds(measured.over_all)]
+        row += ["-" if measured.over_runs is None else bounds(measured.over_runs), bounds(measured.over_all)]
         if compared is not None:
             differences.append((finding, compared))
         row += _difference(finding, compared)
@@ -154,7 +153,7 @@ def answers_by_length(judged: dict[str, Finding], found: dict[str, Finding], mat
         row = [f"`{name}`", percent(accuracy(found[name]).over_all.mean), percent(measured.over_all.mean)]
         row += [deviation([100 * value for value in measured.by_seed]), bounds(measured.over_all)]
         rows.append(row + _difference(finding, compared))
-    heads = ["cell", "as above", "by length", "deviation", "over seeds and clips", "difference", "its interval"]
+    heads = ["cell", "as above", "by length", "deviation", "over runs and clips", "difference", "its interval"]
     about = (
         "A name's log-likelihood divided by its tokens, so that short names do not win where likelihoods are flat; on"
         " the same test clips, no other reading of them."
@@ -179,6 +178,6 @@ def without_repeated(found: dict[str, Finding], matrix: Matrix, around: Surround
         line = [f"`{name}`", percent(whole), percent(kept.over_all.mean), bounds(kept.over_all)]
         line += _difference(kept_of, compared)
         lines.append(line)
-    heads = ["cell", "all test clips", "without", "over seeds and clips", "difference", "its interval"]
+    heads = ["cell", "all test clips", "without", "over runs and clips", "difference", "its interval"]
     said = f"{len(rows):,} test clips have, bit for bit, the joints of a training clip (`skeleton-llm doctor`)."
     return [heading, Text(said), Table(heads, lines)]

@@ -22,7 +22,13 @@ class Interval(NamedTuple):
 
 
 def bootstrap_means(
-    groups: Sequence[Float[np.ndarray, "S _"]], *, seeds: bool, clips: bool, draws: int = 10_000, seed: int = 0
+    groups: Sequence[Float[np.ndarray, "S _"]],
+    *,
+    seeds: bool,
+    clips: bool,
+    whole_groups: bool = False,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> Float[np.ndarray, " B"]:
     """Means of values drawn again with replacement, the mean over ``groups`` of each group's mean over seeds and clips.
 
@@ -31,6 +37,7 @@ def bootstrap_means(
         seeds: draw the seeds anew.
         clips: draw the clips anew, the same ones for all seeds; with ``seeds``, each on its own (Owen's pigeonhole
             bootstrap), which errs to the wide side.
+        whole_groups: draw the groups anew too, on their own again: they stand for many that could have been.
         draws: how often.
         seed: of the draws.
 
@@ -44,8 +51,11 @@ def bootstrap_means(
     weights = np.full((draws, count), 1 / count)
     if seeds:
         weights = rng.multinomial(count, weights[0], size=draws) / count
+    portions = np.full((draws, len(groups)), 1 / len(groups))
+    if whole_groups:
+        portions = rng.multinomial(len(groups), portions[0], size=draws) / len(groups)
     total = np.zeros(draws)
-    for values in groups:
+    for values, portion in zip(groups, portions.T, strict=True):
         # clips with the same value at every seed need not be told apart: of them only the number drawn matters
         patterns, sizes = np.unique(values, axis=1, return_counts=True)
         number = sizes.sum()
@@ -55,8 +65,8 @@ def bootstrap_means(
             chosen = weights[part]
             share = sizes / number
             drawn = rng.multinomial(number, share, size=len(chosen)) / number if clips else share
-            total[part] += ((chosen @ patterns) * drawn).sum(1)
-    return total / len(groups)
+            total[part] += portion[part] * ((chosen @ patterns) * drawn).sum(1)
+    return total
 
 
 def bootstrap_interval(
@@ -64,6 +74,7 @@ def bootstrap_interval(
     *,
     seeds: bool,
     clips: bool,
+    whole_groups: bool = False,
     level: float = 0.95,
     draws: int = 10_000,
     seed: int = 0,
@@ -72,6 +83,6 @@ def bootstrap_interval(
 
     From few seeds it is too narrow: of S seeds the deviation is small by sqrt((S - 1) / S), and of one there is none.
     """
-    means = bootstrap_means(groups, seeds=seeds, clips=clips, draws=draws, seed=seed)
+    means = bootstrap_means(groups, seeds=seeds, clips=clips, whole_groups=whole_groups, draws=draws, seed=seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(np.mean([values.mean() for values in groups])), float(low), float(high))

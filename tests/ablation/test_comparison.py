@@ -59,17 +59,30 @@ def test_a_round_without_common_clips_is_no_comparison():
     rounds = [np.ones(3), np.ones(2)]
     one, other = finding(cell("full"), {0: rounds}), finding(cell("b"), {0: rounds})
     apart = {0: [other.answers[0][0], other.answers[0][1]._replace(rows=np.array([7, 8]))]}
-    assert paired(other, one) == Paired([0], 5, Interval(0, 0, 0))
+    assert paired(other, one) == Paired([0], 2, 5, Interval(0, 0, 0))
     assert paired(Finding(other.cell, {}, apart), one) is None
 
 
-def test_rounds_count_alike_and_one_seed_has_no_interval_over_seeds():
+def test_rounds_count_alike_and_one_run_has_no_interval_over_runs():
+    alone = accuracy(finding(cell("full"), {0: [np.ones(10)]}))
+    assert (alone.by_seed, alone.over_all, alone.over_runs) == ([1.0], (1, 1, 1), None)
     rounds = [np.ones(10), np.zeros(90)]
-    alone = accuracy(finding(cell("unseen"), {0: rounds}))
-    assert (alone.by_seed, alone.over_all.mean, alone.over_seeds) == ([0.5], 0.5, None)
+    drawn = accuracy(finding(cell("unseen"), {0: rounds}))
+    assert (drawn.by_seed, drawn.over_runs) == ([0.5], (0.5, 0, 1))  # either round twice, or both
     both = accuracy(finding(cell("unseen"), {0: rounds, 4: [np.ones(10), np.ones(90)]}))
     assert both.by_seed == [0.5, 1.0]
-    assert both.over_seeds == (0.75, 0.5, 1.0)
+    assert both.over_runs == (0.75, 0, 1)
+
+
+def test_draws_of_one_seed_tell_a_sign():
+    lora = finding(cell("unseen", 62.4, None), {0: [np.arange(40) < right for right in (30, 20, 36, 28, 25)]})
+    whole = finding(cell("whole", 37.7, "unseen"), {0: [np.arange(40) < right for right in (14, 12, 21, 9, 8)]})
+    matrix = Matrix({one.cell.name: one.cell for one in (lora, whole)}, {}, {})
+    compared = compare(whole, {"unseen": lora, "whole": whole}, matrix)
+    by_hand = -np.mean([16, 8, 15, 19, 17]) / 40
+    assert compared.difference.mean == pytest.approx(by_hand)
+    assert (compared.seeds, compared.rounds, compared.verdict) == ([0], 5, "as in the paper")
+    assert compared.difference.low < by_hand < compared.difference.high < 0
 
 
 def test_clips_can_be_left_out(rng):
@@ -91,9 +104,9 @@ def test_clips_can_be_left_out(rng):
     ],
 )
 def test_a_sign_is_resolved_where_the_interval_leaves_nothing_out(interval, paper, said):
-    assert Comparison("full", [0, 1, 2], 40, Interval(*interval), paper).verdict == said
+    assert Comparison("full", [0, 1, 2], 1, 40, Interval(*interval), paper).verdict == said
     unjudged = "" if paper is None else "not judged below 3 seeds"
-    assert Comparison("full", [0, 1], 40, Interval(*interval), paper).verdict == unjudged
+    assert Comparison("full", [0, 1], 1, 40, Interval(*interval), paper).verdict == unjudged
 
 
 def test_an_ensemble_answers_with_the_largest_sum_of_scores(tmp_path, rng):

@@ -72,6 +72,21 @@ def test_groups_count_alike_whatever_their_size(rng):
     assert means.std() == pytest.approx(alone.std() / 2, rel=0.03)
 
 
+def test_whole_groups_are_a_loop_that_draws_groups_seeds_and_clips(rng):
+    groups = [rng.integers(0, 2, (2, size)) * 0.5 + level for size, level in ((20, 0.0), (30, 0.4), (25, 1.0))]
+    by_hand = []
+    for _ in range(20_000):
+        rows = rng.integers(0, 2, 2)
+        means = [values[np.ix_(rows, rng.integers(0, values.shape[1], values.shape[1]))].mean() for values in groups]
+        by_hand.append(np.mean([means[chosen] for chosen in rng.integers(0, 3, 3)]))
+    found = bootstrap_means(groups, seeds=True, clips=True, whole_groups=True, draws=20_000)
+    quantiles = [0.025, 0.25, 0.5, 0.75, 0.975]
+    np.testing.assert_allclose(np.quantile(found, quantiles), np.quantile(by_hand, quantiles), atol=0.02)
+    assert found.std() == pytest.approx(np.std(by_hand), rel=0.03)
+    fixed = bootstrap_means(groups, seeds=True, clips=True, draws=20_000)
+    assert fixed.std() < 0.4 * found.std()
+
+
 def test_many_clips_are_drawn_in_parts_like_few(rng, monkeypatch):
     values = rng.normal(size=(1, 300))  # every clip has its own value
     whole = bootstrap_means([values], seeds=False, clips=True, draws=2000)
