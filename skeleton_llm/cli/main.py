@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,7 +33,7 @@ Name human actions from skeletons with a large language model.
   export      write a run's tokenizer or recogniser from a checkpoint, merged into its language model if wanted
   recognize   name the actions in raw skeleton files or a prepared dataset
 
-"skeleton-llm COMMAND --help" tells more; "make help" lists the short ways. {configs}
+"skeleton-llm COMMAND --help" tells more; "make help" lists the short ways; --version tells which this is. {configs}
 """
 # each a module with its function
 _SHORT = (
@@ -91,8 +92,9 @@ def _train_or_test(command: str, arguments: Sequence[str], *, program: bool) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 bad input, 2 bad command line or config."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_HELP.format(configs=f"Configs: {configs()}"), end="")
+    if not arguments or arguments[0] in ("-h", "--help", "--version"):
+        told = f"skeleton-llm {version('skeleton-llm')}\n" if arguments == ["--version"] else _HELP
+        print(told.format(configs=f"Configs: {configs()}"), end="")
         return 0
     command, rest = arguments[0], arguments[1:]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures

@@ -1,6 +1,8 @@
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,12 @@ def test_bare_help_answers_without_loading_torch():
 def test_unknown_command(capsys):
     assert main(["fitt"]) == 2
     assert "unknown command 'fitt'" in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_pyproject(capsys):
+    assert main(["--version"]) == 0
+    stated = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
+    assert capsys.readouterr().out == f"skeleton-llm {stated}\n"
 
 
 @pytest.mark.parametrize("command", ["download", "prepare", "export", "recognize"])
