@@ -8,17 +8,17 @@ from skeleton_llm.ablation.findings import Finding
 from skeleton_llm.ablation.matrix import Matrix
 from skeleton_llm.metrics import Interval, bootstrap_interval
 
-_FEWEST = 3  # runs of a cell, over seeds and rounds: fewer do not show how far runs differ by chance
+_FEWEST = 3  # seeds, or rounds: fewer do not show how far runs differ by chance
 
 
 class Accuracy(NamedTuple):
-    """Top-1 of a cell: each seed's, and intervals over its runs, and over runs and test clips.
+    """Top-1 of a cell: each seed's, or of a single seed each round's, and intervals over its runs, and over clips too.
 
     A cell with rounds runs once a round and seed, and both are drawn anew. Of a single run there is no interval over
     runs; the other is then over clips alone.
     """
 
-    by_seed: list[float]
+    repeated: list[float]
     over_runs: Interval | None
     over_all: Interval
 
@@ -47,8 +47,8 @@ class Comparison(NamedTuple):
         """Whether the sign is the paper's; resolved where the interval leaves 0 out, of enough runs to tell."""
         if self.paper is None or self.paper == 0:
             return ""
-        if len(self.seeds) * self.rounds < _FEWEST:
-            return f"not judged below {_FEWEST} seeds"
+        if max(len(self.seeds), self.rounds) < _FEWEST:
+            return f"not judged below {_FEWEST} {'seeds' if self.rounds == 1 else 'seeds or rounds'}"
         product = self.difference.mean * self.paper
         if self.difference.low > 0 or self.difference.high < 0:
             return "as in the paper" if product > 0 else "**against the paper**"
@@ -59,10 +59,10 @@ class Comparison(NamedTuple):
 def accuracy(finding: Finding) -> Accuracy:
     """Of a finished cell."""
     groups = finding.right()
-    by_seed = np.mean([values.mean(1) for values in groups], axis=0)
-    several = len(by_seed) * len(groups) > 1
-    over_runs = _interval(groups, clips=False) if several else None
-    return Accuracy(by_seed.tolist(), over_runs, _interval(groups, clips=True))
+    means = np.array([values.mean(1) for values in groups])  # [R, S]
+    over_runs = _interval(groups, clips=False) if means.size > 1 else None
+    repeated = means.mean(0) if means.shape[1] > 1 else means[:, 0]
+    return Accuracy(repeated.tolist(), over_runs, _interval(groups, clips=True))
 
 
 def _interval(groups: list[np.ndarray], *, clips: bool) -> Interval:

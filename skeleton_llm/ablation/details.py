@@ -94,7 +94,7 @@ def confusions(found: dict[str, Finding]) -> list[Part]:
         pairs = confused_pairs(confusion_matrix(finding), names)[:3]
         said = [f"`{pair.truth}` -> `{pair.answer}`: {pair.clips}, {down(100 * pair.share, 0)} %" for pair in pairs]
         rows.append([f"`{name}`", str(count), "; ".join(said) or "none"])
-    about = "Truth -> answer: clips over all seeds, and their share of the class's."
+    about = "Truth -> answer: clips over all seeds and rounds, and their share of the class's."
     return [Heading("Confusions"), Text(about), Table(["cell", "number of seeds", "most frequent"], rows, left=3)]
 
 

@@ -32,7 +32,7 @@ class Cell:
         quick: the last overlays of its runs where they are to be quick.
         paper: what the paper measured, top-1 in percent, and ``source``, where it says so.
         note: what a reader of its number must know.
-        seeds: how many at most, of a cell whose rounds repeat it already; None for all.
+        seeds: how many run unless more are named, of a cell whose rounds repeat it already; None for all.
     """
 
     name: str
@@ -139,8 +139,9 @@ def _cell(path: Path, name: str, about: Any) -> Cell:
     rounds = tuple(about.get("rounds", ()))
     if len({Path(one).name for one in rounds}) < len(rounds):
         raise ValueError(f"{path}: two of cells.{name}.rounds have the same name, and runs would share a folder")
-    if not (about.get("seeds") is None or (isinstance(about["seeds"], int) and about["seeds"] >= 1)):
-        raise ValueError(f"{path}: cells.{name}.seeds is how many it has at most, at least 1, got {about['seeds']!r}")
+    seeds = about.get("seeds")
+    if seeds is not None and (type(seeds) is not int or seeds < 1):
+        raise ValueError(f"{path}: cells.{name}.seeds is how many it has at most, at least 1, got {seeds!r}")
     paper = about.get("paper")
     if paper is not None and not about.get("source"):
         raise ValueError(f"{path}: cells.{name}.paper is {paper}; say in cells.{name}.source where it stands")
@@ -157,7 +158,7 @@ def _cell(path: Path, name: str, about: Any) -> Cell:
         None if paper is None else float(paper),
         about.get("source", ""),
         about.get("note", ""),
-        about.get("seeds"),
+        seeds,
     )
 
 

@@ -9,7 +9,7 @@ import yaml
 
 from skeleton_llm.ablation.document import Heading, Listing, Part, Table, Text
 from skeleton_llm.ablation.findings import Finding, config, config_digest, facts
-from skeleton_llm.ablation.runs import Planned, Run, Setting, as_typed
+from skeleton_llm.ablation.runs import Planned, Setting, as_typed
 from skeleton_llm.dotted import flat
 
 _OWN = ("seed_everything", "trainer.default_root_dir", "data.init_args.seed", "model.init_args.tokenizer")
@@ -23,7 +23,7 @@ def unfinished(planned: Sequence[Planned], problems: Sequence[str]) -> list[Part
     for one in planned:
         if one.finished:
             continue
-        if any(run.folder.is_dir() for run in one.runs if _lies_with(run, one)):
+        if one.begun:
             left = [as_typed(run.folder) for run in one.runs if not run.finished]
             rows.append([f"`{one.name}`", ", ".join(f"`{folder}`" for folder in left)])
         else:
@@ -36,11 +36,6 @@ def unfinished(planned: Sequence[Planned], problems: Sequence[str]) -> list[Part
         )
         parts.append(Text(f"Not begun: {', '.join(said)}."))
     return [Heading("Not finished"), *parts] if parts else []
-
-
-def _lies_with(run: Run, planned: Planned) -> bool:
-    """Whether the run is the cell's own, none that it reads from another's folder."""
-    return f"/{planned.name}/" in f"/{run.folder.as_posix()}/"
 
 
 def recipe_differs(finding: Finding | None, recipes: Mapping[str, Path]) -> list[Part]:
@@ -88,7 +83,8 @@ def made_by(found: dict[str, Finding], setting: Setting, otherwise: Sequence[str
                 about = facts(run)
                 lines = [f"folder: {as_typed(run.folder)}", f"config.yaml: {config_digest(run)}"]
                 lines += [f"{key}: {about.get(key, 'unknown')}" for key in ("seed", "revision", "data", "started")]
-                parts.append(Listing(f"seed {seed}, {run.folder.name}", "\n".join([*lines, about.get("command", "")])))
+                place = run.folder.relative_to(setting.folder).as_posix()
+                parts.append(Listing(place, "\n".join([*lines, about.get("command", "")])))
     return parts
 
 
@@ -102,7 +98,7 @@ def _command(name: str, finding: Finding, setting: Setting) -> str:
     given += ["--quick"] if setting.quick else []
     given += ["--matrix", as_typed(setting.matrix)] if setting.matrix else []
     given += ["--seeds", str(max(finding.seeds) + 1)]
-    whole = finding.seeds == [*range(len(finding.seeds))]
+    whole = finding.seeds == [*range(len(finding.seeds))] and all(one.wanted for one in finding.planned.values())
     given += ["--cells", name] if whole else ["--only", *(f"{name}/seed{seed}" for seed in finding.seeds)]
     given += setting.more
     return f"skeleton-llm ablate {shlex.join(given)}"
@@ -123,7 +119,7 @@ class _Configs:
                 first, other = self.first.setdefault(kind, (place, mine))
                 if mine is other:
                     yield Listing(f"config of {place}", yaml.safe_dump(given, sort_keys=False))
-                elif _lies_with(run, finding.planned[finding.seeds[0]]):
+                elif finding.planned[finding.seeds[0]].owns(run):
                     keys = [key for key in {**other, **mine} if mine.get(key, _ABSENT) != other.get(key, _ABSENT)]
                     lines = [f"{key}: {other.get(key, _ABSENT)} -> {mine.get(key, _ABSENT)}" for key in keys]
                     yield Listing(f"config of {place}, beside that of {first}", "\n".join(lines) or "the same")

@@ -160,6 +160,20 @@ class Planned:
         return f"{self.cell.name}/seed{self.seed}"
 
     @property
+    def wanted(self) -> bool:
+        """Whether the cell has as many seeds; of one that repeats itself, further seeds run only by name."""
+        return self.cell.seeds is None or self.seed < self.cell.seeds
+
+    def owns(self, run: Run) -> bool:
+        """Whether the run lies with it, and is none that it reads from another cell's folder."""
+        return f"/{self.name}/" in f"/{run.folder.as_posix()}/"
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run of its own is there."""
+        return any(run.folder.is_dir() for run in self.runs if self.owns(run))
+
+    @property
     def runs(self) -> list[Run]:
         """All of them; some may lie in another cell's folder."""
         return [run for runs in self.rounds for run in runs.values()]
@@ -179,8 +193,6 @@ def plan(matrix: Matrix, seeds: Sequence[int], setting: Setting) -> list[Planned
     for seed in seeds:
         known: dict[tuple[str, ...], Run] = {}
         for cell in matrix.cells.values():
-            if cell.seeds is not None and seed >= cell.seeds:
-                continue
             overlays: list[str | None] = [*cell.rounds] or [None]
             if setting.quick:
                 overlays = overlays[: matrix.quick["rounds"]]

@@ -20,9 +20,10 @@ HOW_TO_READ = (
     "Top-1 in percent on the test split, each clip answered with the likeliest of all class names (exact closed-set"
     " scores), read once when a run ends; of rounds (unseen classes) the mean over the rounds. Validation is the same"
     " on the clips held out of training, at the last look (of unseen classes: a choice among as many seen ones). The"
-    " deviation is the sample deviation over seeds. Intervals are percentile bootstraps of 95 %, 10,000 draws: over"
-    " runs (seeds, and rounds where there are some, drawn anew; too narrow for few, small by the square root of"
-    " (S - 1) / S), and over runs and clips (each drawn anew on its own; with one run the clips alone). The difference"
+    " deviation is the sample deviation over seeds, of a single seed over its rounds. Intervals are percentile"
+    " bootstraps of 95 %, 10,000 draws: over runs (seeds, and rounds where there are some, each drawn anew; too narrow"
+    " for few: of S seeds or rounds the deviation is small by the square root of (S - 1) / S), and over runs and clips"
+    " (all drawn anew, each on its own; with one run the clips alone). The difference"
     " is paired: the same clips, seeds and rounds of both cells, all drawn anew. Accuracies and differences are rounded"
     " down, deviations up, intervals outwards. A sign is resolved where the interval of the difference leaves 0 out."
 )
@@ -66,7 +67,7 @@ def main_table(found: dict[str, Finding], matrix: Matrix) -> tuple[Table, list[t
         measured, compared = accuracy(finding), compare(finding, found, matrix)
         row = [f"`{name}`: {finding.cell.title}", ", ".join(map(str, finding.seeds)), f"{finding.clips:,}"]
         row += [_mean_percent(validation(finding)), percent(measured.over_all.mean)]
-        row += [deviation([100 * value for value in measured.by_seed])]
+        row += [deviation([100 * value for value in measured.repeated])]
         row += ["-" if measured.over_runs is None else bounds(measured.over_runs), bounds(measured.over_all)]
         if compared is not None:
             differences.append((finding, compared))
@@ -151,7 +152,7 @@ def answers_by_length(judged: dict[str, Finding], found: dict[str, Finding], mat
     for name, finding in judged.items():
         measured, compared = accuracy(finding), compare(finding, judged, matrix)
         row = [f"`{name}`", percent(accuracy(found[name]).over_all.mean), percent(measured.over_all.mean)]
-        row += [deviation([100 * value for value in measured.by_seed]), bounds(measured.over_all)]
+        row += [deviation([100 * value for value in measured.repeated]), bounds(measured.over_all)]
         rows.append(row + _difference(finding, compared))
     heads = ["cell", "as above", "by length", "deviation", "over runs and clips", "difference", "its interval"]
     about = (

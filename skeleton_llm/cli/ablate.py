@@ -93,7 +93,8 @@ def _ablate(arguments: argparse.Namespace, more: tuple[str, ...]) -> int:
         from skeleton_llm.ablation.report import write_report  # torch and matplotlib, which planning does without
 
         seeds = sorted({*range(arguments.seeds), *_seeds_of(setting.folder)})
-        written = write_report(matrix, plan(matrix, seeds, setting), setting)
+        there = [one for one in plan(matrix, seeds, setting) if one.wanted or one.begun]
+        written = write_report(matrix, there, setting)
     for line in (*map(str, written), *(f"failed: {why}" for why in crew.failed.values())):
         print(line)
     if crew.signals:
@@ -133,8 +134,11 @@ def _chosen(arguments: argparse.Namespace, matrix: Matrix, planned: list[Planned
         planned = [one for one in planned if one.cell.name in arguments.cells]
     for name in arguments.only or []:
         if name not in {one.name for one in planned}:
-            raise ValueError(f"--only {name}: there are {', '.join(one.name for one in planned)}")
-    return [one for one in planned if one.name in arguments.only] if arguments.only else planned
+            cells = ", ".join(dict.fromkeys(one.cell.name for one in planned))
+            raise ValueError(f"--only {name}: expected CELL/seedK, K below --seeds {arguments.seeds}, of {cells}")
+    if arguments.only:
+        return [one for one in planned if one.name in arguments.only]
+    return [one for one in planned if one.wanted]
 
 
 def _submit(runs: list[Run], setting: Setting, *, at_once: int | None, dry_run: bool) -> int:

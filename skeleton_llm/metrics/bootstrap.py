@@ -1,4 +1,4 @@
-"""How sure a mean over seeds and test clips is, by drawing seeds and clips again (Efron's percentile bootstrap).
+"""How sure a mean over seeds, groups and test clips is, by drawing them again (Efron's percentile bootstrap).
 
 S seeds, N clips, B draws. A value belongs to a seed and a clip: 1 where the answer was right, or the difference of two
 such values, which pairs two cells of a table over seeds and clips.
@@ -81,7 +81,8 @@ def bootstrap_interval(
 ) -> Interval:
     """The mean of all values and the bounds that ``level`` of the bootstrap's means lie between (``bootstrap_means``).
 
-    From few seeds it is too narrow: of S seeds the deviation is small by sqrt((S - 1) / S), and of one there is none.
+    From few it is too narrow: of S seeds, or groups drawn whole, the deviation is small by sqrt((S - 1) / S), and of
+    one there is none.
     """
     means = bootstrap_means(groups, seeds=seeds, clips=clips, whole_groups=whole_groups, draws=draws, seed=seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

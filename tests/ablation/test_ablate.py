@@ -60,6 +60,17 @@ MATRIX = {
             "runs": {"stage1": ["stage1"], "stage2": ["stage2"]},
             "rounds": ["unseen/draw0", "unseen/draw1"],
             "against": None,
+            "paper": 62.4,
+            "source": "unseen",
+        },
+        "unseen_whole": {
+            "title": "unseen classes, all weights",
+            "runs": {"stage1": ["stage1"], "stage2": ["stage2", "ablation/full_tuning"]},
+            "rounds": ["unseen/draw0", "unseen/draw1"],
+            "seeds": 1,
+            "against": "unseen",
+            "paper": 37.7,
+            "source": "unseen",
         },
     },
 }
@@ -173,6 +184,39 @@ def test_unseen_classes_are_told_round_by_round(ablate):
     assert float(last[5]) == pytest.approx(100 * np.mean(rounds), abs=0.1)
     assert float(last[7]) == pytest.approx(100 * np.std(rounds, ddof=1), abs=0.1)
     assert "`unseen/seed0`" not in text
+
+
+def test_a_cell_that_repeats_itself_has_one_seed_unless_more_are_named(ablate):
+    code, said, _ = ablate("--seeds", "2", "--cells", "unseen", "unseen_whole")
+    assert (code, said.count("begins")) == (0, 2 * 2 * 2 + 2)
+    home, text = Path("runs/ablations/synthetic"), report()
+    shown = row(text, "`unseen_whole`: ")
+    assert shown[1] == "0"
+    right = {}
+    for cell, seeds in (("unseen", (0, 1)), ("unseen_whole", (0,))):
+        kept = [
+            [load_file(home / f"{cell}/seed{seed}/draw{draw}/stage2/scores/test.safetensors") for seed in seeds]
+            for draw in range(2)
+        ]
+        right[cell] = [np.stack([one["scores"].argmax(1) == one["labels"] for one in of]).astype(float) for of in kept]
+    draws = [values.mean() for values in right["unseen_whole"]]
+    assert float(shown[5]) == pytest.approx(100 * np.std(draws, ddof=1), abs=0.1)
+    for cell, found in (("unseen_whole", shown), ("unseen", row(text, "`unseen`: "))):
+        over = bootstrap_interval(right[cell], seeds=cell == "unseen", clips=False, whole_groups=True)
+        low, high = map(float, found[6].split(" to "))
+        assert (low, high) == pytest.approx((100 * over.low, 100 * over.high), abs=0.11)
+    difference = np.mean(draws) - np.mean([values[0].mean() for values in right["unseen"]])
+    assert float(shown[8].split(" ")[0]) == pytest.approx(100 * difference, abs=0.011)
+    assert shown[8].endswith(" to `unseen`")
+    assert shown[12] == "not judged below 3 seeds or rounds"
+    assert "`unseen_whole` (seed" not in text[text.index("Not begun") :].splitlines()[0]
+    assert "--seeds 1 --cells unseen_whole" in text
+    code, said, _ = ablate("--seeds", "2", "--only", "unseen_whole/seed1")
+    assert (code, said.count("begins")) == (0, 2)
+    assert row(report(), "`unseen_whole`: ")[1] == "0, 1"
+    assert "--only unseen_whole/seed0 unseen_whole/seed1" in report()
+    ablate("--seeds", "1", "--report-only")
+    assert row(report(), "`unseen_whole`: ")[1] == "0, 1"
 
 
 def test_likelihoods_are_divided_by_the_tokens_of_names(ablate):
@@ -325,7 +369,7 @@ def test_only_what_is_finished_is_reported_and_the_rest_is_named(ablate):
     assert (row(text, "`full`: ")[1], row(text, "`flat`: ")[1]) == ("0, 1", "0")
     assert row(text, "`flat/seed1`")[1].startswith("`runs/ablations/synthetic/flat/seed1/stage1`")
     assert "`whole`: " not in text
-    assert "Not begun: `whole` (seeds 0, 1), `unseen` (seeds 0, 1)." in text
+    assert "Not begun: `whole` (seeds 0, 1), `unseen` (seeds 0, 1), `unseen_whole` (seed 0)." in text
     before = sorted(Path("runs").rglob("*"))
     code, said, _ = ablate("--seeds", "2", "--report-only", "--fail", "flat/seed1")
     assert (code, said.splitlines()) == (0, [f"runs/ablations/synthetic/report.{kind}" for kind in ("md", "html")])
@@ -338,7 +382,7 @@ def test_a_table_without_a_finished_run_has_a_report_too(ablate):
     text = report()
     assert "No cell is finished yet." in text
     assert row(text, "`full/seed0`")[1].startswith("`runs/ablations/synthetic/full/seed0/stage1`")
-    assert "Not begun: `flat` (seed 0), `whole` (seed 0), `unseen` (seed 0)." in text
+    assert "Not begun: `flat` (seed 0), `whole` (seed 0), `unseen` (seed 0), `unseen_whole` (seed 0)." in text
 
 
 def test_a_table_that_was_never_begun_has_no_report(ablate):
@@ -415,7 +459,7 @@ def test_a_plan_starts_nothing(ablate):
     ("more", "said"),
     [
         (["--cells", "fool"], "--cells fool: the matrix has full, flat, whole, unseen"),
-        (["--only", "full/seed7"], "--only full/seed7: there are full/seed0, flat/seed0"),
+        (["--only", "full/seed7"], "--only full/seed7: expected CELL/seedK, K below --seeds 1, of full, flat, whole,"),
         (["--seeds", "0"], "--seeds is how many seeds there are, at least 1, got 0"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["--matrix", "none.yaml"], "none.yaml: no such matrix; configs/ablations.yaml is the shipped one"),

@@ -65,12 +65,12 @@ def test_a_round_without_common_clips_is_no_comparison():
 
 def test_rounds_count_alike_and_one_run_has_no_interval_over_runs():
     alone = accuracy(finding(cell("full"), {0: [np.ones(10)]}))
-    assert (alone.by_seed, alone.over_all, alone.over_runs) == ([1.0], (1, 1, 1), None)
+    assert (alone.repeated, alone.over_all, alone.over_runs) == ([1.0], (1, 1, 1), None)
     rounds = [np.ones(10), np.zeros(90)]
     drawn = accuracy(finding(cell("unseen"), {0: rounds}))
-    assert (drawn.by_seed, drawn.over_runs) == ([0.5], (0.5, 0, 1))  # either round twice, or both
+    assert (drawn.repeated, drawn.over_runs) == ([1.0, 0.0], (0.5, 0, 1))  # either round twice, or both
     both = accuracy(finding(cell("unseen"), {0: rounds, 4: [np.ones(10), np.ones(90)]}))
-    assert both.by_seed == [0.5, 1.0]
+    assert both.repeated == [0.5, 1.0]
     assert both.over_runs == (0.75, 0, 1)
 
 
@@ -105,8 +105,10 @@ def test_clips_can_be_left_out(rng):
 )
 def test_a_sign_is_resolved_where_the_interval_leaves_nothing_out(interval, paper, said):
     assert Comparison("full", [0, 1, 2], 1, 40, Interval(*interval), paper).verdict == said
-    unjudged = "" if paper is None else "not judged below 3 seeds"
-    assert Comparison("full", [0, 1], 1, 40, Interval(*interval), paper).verdict == unjudged
+    for seeds, rounds in (([0], 1), ([0, 1], 1), ([0], 2), ([0, 1], 2)):
+        of = "seeds" if rounds == 1 else "seeds or rounds"
+        unjudged = "" if paper is None else f"not judged below 3 {of}"
+        assert Comparison("full", seeds, rounds, 40, Interval(*interval), paper).verdict == unjudged
 
 
 def test_an_ensemble_answers_with_the_largest_sum_of_scores(tmp_path, rng):

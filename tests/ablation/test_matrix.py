@@ -52,7 +52,10 @@ def test_a_cell_answers_by_its_last_run_and_stands_against_full(write):
         ({"flat": {"title": "x", "runs": {"a": ["stage9"]}}}, "there is no config .*stage9.yaml"),
         ({"flat": {**CELLS["flat"], "rounds": ["stage2"]}}, "cells.flat has not the rounds of full, the cell it is"),
         ({"flat": {**CELLS["flat"], "seeds": 0}}, "cells.flat.seeds is how many it has at most, at least 1, got 0"),
-        ({"flat": {**CELLS["flat"], "seeds": "1"}}, "cells.flat.seeds is how many it has at most, at least 1, got '1'"),
+        (
+            {"flat": {**CELLS["flat"], "seeds": True}},
+            "cells.flat.seeds is how many it has at most, at least 1, got True",
+        ),
         (
             {"flat": {**CELLS["flat"], "against": None, "rounds": ["a/x", "b/x"]}},
             "two of cells.flat.rounds have the same",
