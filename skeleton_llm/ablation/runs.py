@@ -27,7 +27,7 @@ class Setting:
         folder: where the runs lie. data: the overlay in ``configs/data``. shipped: the folder of the shipped configs.
         overlays: further YAML files for every run. of_base: for the runs of one base (``stage1``) alone.
         llm: the language model, where it is not the configs'. more: further arguments of every run.
-        quick: runs of seconds, which prove that everything works together and nothing else.
+        quick: runs of seconds, which prove that everything works together and nothing else; of each cell what answers.
         matrix: the table's file, where it is not the shipped one.
     """
 
@@ -201,6 +201,8 @@ def plan(matrix: Matrix, seeds: Sequence[int], setting: Setting) -> list[Planned
                 made: dict[str, Run] = {}
                 place = setting.folder / cell.name / f"seed{seed}" / (Path(overlay).name if overlay else "")
                 for name, configs in cell.runs.items():
+                    if setting.quick and name not in (TOKENIZER, cell.answer, *cell.ensemble):
+                        continue  # it answers for nothing
                     own = [*configs, *([overlay] if overlay else []), *(cell.quick if setting.quick else ())]
                     chosen = _overlays(matrix, setting, name, [one for one in own if not one.startswith("--")])
                     extra = tuple(one for one in own if one.startswith("--"))

@@ -66,6 +66,14 @@ def test_equal_tokenizers_are_one_run_in_the_first_cell_that_has_it(matrix, sett
     assert len(unique_runs(plan(matrix, [0, 1], setting))) == 2 * (2 + 2 + 1 + 4 + 1)
 
 
+def test_quick_runs_are_those_that_answer(matrix, setting):
+    flat = matrix.cells["flat"]
+    beside = replace(flat, runs={"stage1": flat.runs["stage1"], "beside": ("recognizer",), "stage2": ("stage2",)})
+    for quick, runs in ((False, ["stage1", "beside", "stage2"]), (True, ["stage1", "stage2"])):
+        (one,) = plan(replace(matrix, cells={"flat": beside}), [0], replace(setting, quick=quick))
+        assert [*one.rounds[0]] == runs
+
+
 def test_a_cell_may_have_fewer_seeds_than_the_table(matrix, setting):
     cells = {name: replace(cell, seeds=1 if name == "unseen" else None) for name, cell in matrix.cells.items()}
     planned = plan(replace(matrix, cells=cells), [0, 1], setting)
