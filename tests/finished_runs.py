@@ -67,7 +67,7 @@ def finish(arguments: list[str]) -> int:
     for key, value in pairwise(arguments):
         given.setdefault(key, []).append(value)
     folder, seed = Path(given["--trainer.default_root_dir"][0]), int(given["--seed_everything"][0])
-    if "--fail" in given and given["--fail"][0] in str(folder):
+    if "--test.fail" in given and given["--test.fail"][0] in str(folder):
         finished = (folder / "results.json").is_file()
         told = (
             f"{folder} holds a run with another config: a (1 -> 2); give it the old values"

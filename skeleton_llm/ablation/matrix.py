@@ -143,6 +143,8 @@ def _cell(path: Path, name: str, about: Any) -> Cell:
     if seeds is not None and (type(seeds) is not int or seeds < 1):
         raise ValueError(f"{path}: cells.{name}.seeds is how many it has at most, at least 1, got {seeds!r}")
     paper = about.get("paper")
+    if paper is not None and type(paper) not in (int, float):
+        raise ValueError(f"{path}: cells.{name}.paper is the paper's top-1 in percent, a number, got {paper!r}")
     if paper is not None and not about.get("source"):
         raise ValueError(f"{path}: cells.{name}.paper is {paper}; say in cells.{name}.source where it stands")
     against = about.get("against", FULL)

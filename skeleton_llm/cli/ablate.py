@@ -18,6 +18,8 @@ from skeleton_llm.cli.main import configs
 from skeleton_llm.signals import EXIT_CODE
 from skeleton_llm.skeletons.store import PreparedDataset
 
+_OF_RUNS = ("--trainer", "--model", "--override-config", "--allow-unaligned")  # of fit; all others have a dot
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -60,18 +62,33 @@ def ablate(argv: Sequence[str]) -> int:
     """Run what is missing, then report."""
     arguments, more = _parser().parse_known_args(argv)
     try:
+        _check_options(arguments, more)
         return _ablate(arguments, tuple(more))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
 
+def _check_options(arguments: argparse.Namespace, more: Sequence[str]) -> None:
+    """Refuse what contradicts itself, or can be no option of a run, before anything is planned."""
+    if arguments.dry_run and not arguments.slurm:
+        raise ValueError("--dry-run prints the scripts of --slurm; --plan shows what would run here")
+    if arguments.plan and arguments.report_only:
+        raise ValueError("--plan and --report-only exclude each other; give one of them")
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {arguments.jobs}")
+    if arguments.seeds < 1:
+        raise ValueError(f"--seeds is how many seeds there are, at least 1, got {arguments.seeds}")
+    for given in more:
+        key = given.partition("=")[0]
+        if key.startswith("--") and "." not in key and key not in _OF_RUNS:
+            raise ValueError(f"{key} is no option of ablate, nor of its runs, whose are like --trainer.max_steps 500")
+
+
 def _ablate(arguments: argparse.Namespace, more: tuple[str, ...]) -> int:
     shipped = configs()
     matrix = read_matrix(arguments.matrix or shipped / "ablations.yaml", shipped)
     setting = _setting(arguments, shipped, more)
-    if arguments.seeds < 1:
-        raise ValueError(f"--seeds is how many seeds there are, at least 1, got {arguments.seeds}")
     planned = _chosen(arguments, matrix, plan(matrix, range(arguments.seeds), setting))
     if arguments.plan:
         print(_shown(planned))
@@ -134,8 +151,12 @@ def _chosen(arguments: argparse.Namespace, matrix: Matrix, planned: list[Planned
         planned = [one for one in planned if one.cell.name in arguments.cells]
     for name in arguments.only or []:
         if name not in {one.name for one in planned}:
-            cells = ", ".join(dict.fromkeys(one.cell.name for one in planned))
-            raise ValueError(f"--only {name}: expected CELL/seedK, K below --seeds {arguments.seeds}, of {cells}")
+            cells = [*dict.fromkeys(one.cell.name for one in planned)]
+            if name.partition("/")[0] in cells:
+                raise ValueError(
+                    f"--only {name}: --seeds {arguments.seeds} gives it seed0 to seed{arguments.seeds - 1}"
+                )
+            raise ValueError(f"--only {name}: expected CELL/seedK of the cells {', '.join(cells)}")
     if arguments.only:
         return [one for one in planned if one.name in arguments.only]
     return [one for one in planned if one.wanted]
@@ -147,9 +168,9 @@ def _submit(runs: list[Run], setting: Setting, *, at_once: int | None, dry_run: 
     from skeleton_llm.cli.slurm import submit_array  # reads configs, which takes torch and Lightning
 
     if changed := [as_typed(run.folder) for run in runs if run.finished and run.otherwise]:
+        others = f" and {len(changed) - 1} more" if changed[1:] else ""
         raise ValueError(
-            f"{changed[0]} and {len(changed) - 1} more were finished by other options or configs; give those again, or"
-            " another --folder"
+            f"finished by other options or configs: {changed[0]}{others}; give those again, or another --folder"
         )
     queue = ask_queue() or {}
     jobs = {run.folder: standing(run.folder, queue, time.time()).job for run in runs if not run.finished}

@@ -248,6 +248,11 @@ def test_scores_of_another_test_than_the_runs_own_are_not_read(ablate):
     write_answers(stage2, np.arange(100, 140), (np.arange(40) + 1) % len(NAMES), answers)
     ablate("--report-only")
     assert "Not read: full/seed1: its test has other labels of the same clips than that of full/seed0" in report()
+    fewer = np.arange(20)  # as with --trainer.limit_test_batches
+    write_answers(stage2, 100 + fewer, fewer % len(NAMES), answers[:20])
+    ablate("--report-only")
+    assert "Not read: full/seed1: its test has 20 clips, that of full/seed0 40" in report()
+    assert row(report(), "`full`: ")[1:3] == ["0", "40"]
 
 
 def test_a_report_with_other_options_says_so_and_gives_no_command(ablate):
@@ -269,7 +274,7 @@ def test_a_report_with_other_options_says_so_and_gives_no_command(ablate):
     code, _, error = ablate("--slurm", "--cells", "full", "--config", overlay)
     assert code == 2
     assert error.startswith(
-        "error: runs/ablations/synthetic/full/seed0/stage1 and 1 more were finished by other options"
+        "error: finished by other options or configs: runs/ablations/synthetic/full/seed0/stage1 and 1 more; give"
     )
 
 
@@ -280,7 +285,7 @@ def test_a_finished_run_that_fit_found_to_be_the_same_is_of_both_commands(ablate
         assert ablate("--cells", "full", *more)[0] == 0
         assert "Made by other options" not in report()
     assert len(Path("runs/ablations/synthetic/full/seed0/stage2/cost.jsonl").read_text().splitlines()) == 1
-    code, said, _ = ablate("--cells", "full", "--fail", "full")
+    code, said, _ = ablate("--cells", "full", "--test.fail", "full")
     assert code == 1
     home = "runs/ablations/synthetic/full/seed0/stage1"
     assert (
@@ -361,7 +366,7 @@ def test_the_report_names_what_differs_what_it_cost_and_how_it_was_made(ablate):
 
 
 def test_only_what_is_finished_is_reported_and_the_rest_is_named(ablate):
-    code, said, _ = ablate("--seeds", "2", "--cells", "full", "flat", "--fail", "flat/seed1")
+    code, said, _ = ablate("--seeds", "2", "--cells", "full", "flat", "--test.fail", "flat/seed1")
     assert code == 1
     assert "failed: runs/ablations/synthetic/flat/seed1/stage1: ended with exit code 2: error: told to fail" in said
     assert "flat/seed1/stage2: not begun, since runs/ablations/synthetic/flat/seed1/stage1 failed" in said
@@ -371,14 +376,14 @@ def test_only_what_is_finished_is_reported_and_the_rest_is_named(ablate):
     assert "`whole`: " not in text
     assert "Not begun: `whole` (seeds 0, 1), `unseen` (seeds 0, 1), `unseen_whole` (seed 0)." in text
     before = sorted(Path("runs").rglob("*"))
-    code, said, _ = ablate("--seeds", "2", "--report-only", "--fail", "flat/seed1")
+    code, said, _ = ablate("--seeds", "2", "--report-only", "--test.fail", "flat/seed1")
     assert (code, said.splitlines()) == (0, [f"runs/ablations/synthetic/report.{kind}" for kind in ("md", "html")])
     assert sorted(Path("runs").rglob("*")) == before
     assert report() == text
 
 
 def test_a_table_without_a_finished_run_has_a_report_too(ablate):
-    assert ablate("--cells", "full", "--fail", "full")[0] == 1
+    assert ablate("--cells", "full", "--test.fail", "full")[0] == 1
     text = report()
     assert "No cell is finished yet." in text
     assert row(text, "`full/seed0`")[1].startswith("`runs/ablations/synthetic/full/seed0/stage1`")
@@ -459,7 +464,11 @@ def test_a_plan_starts_nothing(ablate):
     ("more", "said"),
     [
         (["--cells", "fool"], "--cells fool: the matrix has full, flat, whole, unseen"),
-        (["--only", "full/seed7"], "--only full/seed7: expected CELL/seedK, K below --seeds 1, of full, flat, whole,"),
+        (["--only", "full/seed7"], "--only full/seed7: --seeds 1 gives it seed0 to seed0"),
+        (["--only", "fool/seed0"], "--only fool/seed0: expected CELL/seedK of the cells full, flat, whole, unseen"),
+        (["--dry-run"], "--dry-run prints the scripts of --slurm; --plan shows what would run here"),
+        (["--plan", "--report-only"], "--plan and --report-only exclude each other"),
+        (["--plan", "--seed", "5"], "--seed is no option of ablate, nor of its runs, whose are like --trainer."),
         (["--seeds", "0"], "--seeds is how many seeds there are, at least 1, got 0"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["--matrix", "none.yaml"], "none.yaml: no such matrix; configs/ablations.yaml is the shipped one"),

@@ -51,6 +51,10 @@ def test_a_cell_answers_by_its_last_run_and_stands_against_full(write):
         ({"flat": {**CELLS["flat"], "answer": "stage3"}}, "cells.flat answers by 'stage3', which is none of its runs"),
         ({"flat": {"title": "x", "runs": {"a": ["stage9"]}}}, "there is no config .*stage9.yaml"),
         ({"flat": {**CELLS["flat"], "rounds": ["stage2"]}}, "cells.flat has not the rounds of full, the cell it is"),
+        (
+            {"flat": {**CELLS["flat"], "paper": "high"}},
+            "cells.flat.paper is the paper's top-1 in percent, a number, got 'hi",
+        ),
         ({"flat": {**CELLS["flat"], "seeds": 0}}, "cells.flat.seeds is how many it has at most, at least 1, got 0"),
         (
             {"flat": {**CELLS["flat"], "seeds": True}},
