@@ -110,7 +110,7 @@ test: $(SETUP) ## the tests, minutes
 	$(BIN)/python -m pytest $(ARGS)
 
 test-slow: $(SETUP) ## the long tests
-	$(BIN)/python -m pytest -m slow --timeout=1500 -n 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -m slow --timeout=1500 -n 3 --dist worksteal --durations=12 $(ARGS)
 
 N ?= 2000
 fuzz: $(SETUP) ## N=2000 mutants of raw files through every reader

@@ -30,8 +30,9 @@ def test_both_stages_on_synthetic_data_reach_80_percent_on_held_out_subjects(tmp
         return call("fit", *configs, *folder, *more)
 
     call("prepare", "synthetic")
-    # half of the shipped batches, fewer steps, one validation, sentences read once: a machine may be slow
+    # half batches, fewer steps, one validation, 256 test clips, sentences read once: a machine may be slow
     small = ["--data.init_args.batch_size", "32", "--trainer.val_check_interval", "1000000"]
+    small += ["--trainer.limit_test_batches", "8"]
     shorter = ["--trainer.max_steps", "300", "--model.init_args.quantize_after", "120"]
     assert "next: make stage2" in fit("stage1", *small, *shorter)
     shorter = ["--trainer.max_steps", "250", "--model.init_args.tokenizer", "runs/demo/stage1/tokenizer"]
