@@ -48,7 +48,7 @@ class Comparison(NamedTuple):
         if self.paper is None or self.paper == 0:
             return ""
         if max(len(self.seeds), self.rounds) < _FEWEST:
-            return f"not judged below {_FEWEST} {'seeds' if self.rounds == 1 else 'seeds or rounds'}"
+            return f"not judged below {_FEWEST} seeds or rounds"
         product = self.difference.mean * self.paper
         if self.difference.low > 0 or self.difference.high < 0:
             return "as in the paper" if product > 0 else "**against the paper**"

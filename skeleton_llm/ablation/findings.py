@@ -96,16 +96,17 @@ def collect(planned: Sequence[Planned]) -> tuple[dict[str, Finding], list[str]]:
     tests = Counter(_test(rounds) for _, rounds in read)  # a table is of the test that most of its runs took
     most = tests.most_common(1)
     first = next(((one.name, rounds[0][0]) for one, rounds in read if _test(rounds) == most[0][0]), None)
-    tested: dict[str, tuple[str, list[int]]] = {}  # of each cell, by whom and how many clips of each round
+    tested: dict[str, tuple[str, list[list[int]]]] = {}  # of each cell's first seed its name and each round's clips
     for one, rounds in read:
         assert first is not None
         try:
             for scores in rounds:
                 _check_same_test(*first, scores[0])
-            clips = [len(scores[0].rows) for scores in rounds]
+            clips = [scores[0].rows.tolist() for scores in rounds]
             known, expected = tested.setdefault(one.cell.name, (one.name, clips))
             if clips != expected:
-                raise ValueError(f"its test has {sum(clips):,} clips, that of {known} {sum(expected):,}")
+                mine, theirs = (sum(map(len, rows)) for rows in (clips, expected))
+                raise ValueError(f"its test has other clips ({mine:,}) than that of {known} ({theirs:,})")
         except ValueError as error:
             problems.append(f"{one.name}: {error}")
         else:

@@ -43,16 +43,17 @@ def _parser() -> argparse.ArgumentParser:
             f"--{base}", action="append", default=[], metavar="YAML", help=f"a config of {base}'s runs alone"
         )
     parser.add_argument("--llm", help="the language model of both stages: a folder or a hub id")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()  # of running what is missing here
+    instead.add_argument(
         "--slurm",
         action="store_true",
         help="submit the runs as SLURM array jobs, at most --jobs of them at a time; what SLURM is"
         " told stands in the section slurm of the YAML (docs/cluster.md)",
     )
     parser.add_argument("--dry-run", action="store_true", help="with --slurm: print the scripts and submit nothing")
-    parser.add_argument("--plan", action="store_true", help="print which runs there are, and start none")
+    instead.add_argument("--plan", action="store_true", help="print which runs there are, and start none")
     parser.add_argument("--no-report", action="store_true", help="run only; another command reports")
-    parser.add_argument(
+    instead.add_argument(
         "--report-only", action="store_true", help="write the report of what is finished, and run nothing"
     )
     return parser
@@ -73,10 +74,6 @@ def _check_options(arguments: argparse.Namespace, more: Sequence[str]) -> None:
     """Refuse what contradicts itself, or can be no option of a run, before anything is planned."""
     if arguments.dry_run and not arguments.slurm:
         raise ValueError("--dry-run prints the scripts of --slurm; --plan shows what would run here")
-    if arguments.plan and arguments.report_only:
-        raise ValueError("--plan and --report-only exclude each other; give one of them")
-    if arguments.jobs is not None and arguments.jobs < 1:
-        raise ValueError(f"--jobs must be at least 1, got {arguments.jobs}")
     if arguments.seeds < 1:
         raise ValueError(f"--seeds is how many seeds there are, at least 1, got {arguments.seeds}")
     for given in more:

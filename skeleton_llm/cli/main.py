@@ -6,7 +6,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -58,6 +57,14 @@ def configs() -> Path:
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
 
+def _about(asked: str = "--help") -> str:
+    if asked == "--version":
+        from importlib.metadata import version  # --help does without
+
+        return f"skeleton-llm {version('skeleton-llm')}\n"
+    return _HELP.format(configs=f"Configs: {configs()}")
+
+
 def _foreign_room() -> str | None:
     """A room of ours that another distribution of the same name shadows."""
     home = Path(__file__).parents[2]
@@ -93,8 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 bad input, 2 bad command line or config."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "--version"):
-        told = f"skeleton-llm {version('skeleton-llm')}\n" if arguments == ["--version"] else _HELP
-        print(told.format(configs=f"Configs: {configs()}"), end="")
+        print(_about(*arguments[:1]), end="")
         return 0
     command, rest = arguments[0], arguments[1:]
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import reports optional kernels as failures

@@ -251,7 +251,7 @@ def test_scores_of_another_test_than_the_runs_own_are_not_read(ablate):
     fewer = np.arange(20)  # as with --trainer.limit_test_batches
     write_answers(stage2, 100 + fewer, fewer % len(NAMES), answers[:20])
     ablate("--report-only")
-    assert "Not read: full/seed1: its test has 20 clips, that of full/seed0 40" in report()
+    assert "Not read: full/seed1: its test has other clips (20) than that of full/seed0 (40)" in report()
     assert row(report(), "`full`: ")[1:3] == ["0", "40"]
 
 
@@ -467,7 +467,6 @@ def test_a_plan_starts_nothing(ablate):
         (["--only", "full/seed7"], "--only full/seed7: --seeds 1 gives it seed0 to seed0"),
         (["--only", "fool/seed0"], "--only fool/seed0: expected CELL/seedK of the cells full, flat, whole, unseen"),
         (["--dry-run"], "--dry-run prints the scripts of --slurm; --plan shows what would run here"),
-        (["--plan", "--report-only"], "--plan and --report-only exclude each other"),
         (["--plan", "--seed", "5"], "--seed is no option of ablate, nor of its runs, whose are like --trainer."),
         (["--seeds", "0"], "--seeds is how many seeds there are, at least 1, got 0"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
@@ -481,6 +480,14 @@ def test_what_cannot_be_is_one_sentence(ablate, more, said):
     assert code == 2
     assert error.startswith(f"error: {said}")
     assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("two", [("--plan", "--report-only"), ("--slurm", "--plan"), ("--report-only", "--slurm")])
+def test_what_excludes_each_other_is_refused(ablate, two, capsys):
+    with pytest.raises(SystemExit) as left:
+        ablate(*two)
+    assert left.value.code == 2
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

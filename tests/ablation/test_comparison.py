@@ -105,9 +105,8 @@ def test_clips_can_be_left_out(rng):
 )
 def test_a_sign_is_resolved_where_the_interval_leaves_nothing_out(interval, paper, said):
     assert Comparison("full", [0, 1, 2], 1, 40, Interval(*interval), paper).verdict == said
+    unjudged = "" if paper is None else "not judged below 3 seeds or rounds"
     for seeds, rounds in (([0], 1), ([0, 1], 1), ([0], 2), ([0, 1], 2)):
-        of = "seeds" if rounds == 1 else "seeds or rounds"
-        unjudged = "" if paper is None else f"not judged below 3 {of}"
         assert Comparison("full", seeds, rounds, 40, Interval(*interval), paper).verdict == unjudged
 
 
