@@ -141,7 +141,7 @@ bench: $(SETUP) ## performance as ratios to named peers
 	$(BIN)/python -m benchmarks.prepare_growth /tmp $(COUNTS)
 
 SEEDS ?= 1
-ablations: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## LLM-AR's tables and baselines over SEEDS=5 seeds (QUICK=1: seconds a run, JOBS=, CELLS="full no_zipf")
+ablations: $(SETUP) $(if $(filter synthetic,$(DATA)),data/synthetic) ## LLM-AR's tables and baselines over SEEDS= seeds (QUICK=1: seconds a run, JOBS=, CELLS="full no_zipf")
 	$(CLI) ablate --data $(DATA) --seeds $(SEEDS) $(if $(QUICK),--quick) $(if $(JOBS),--jobs $(JOBS)) $(if $(CELLS),--cells $(CELLS)) \
 	  $(if $(LLM),--llm $(LLM)) $(foreach c,$(CONFIG),--config $(c)) $(foreach c,$(CONFIG1),--stage1 $(c)) $(foreach c,$(CONFIG2),--stage2 $(c)) $(ARGS)
 

@@ -150,9 +150,7 @@ def _chosen(arguments: argparse.Namespace, matrix: Matrix, planned: list[Planned
         if name not in {one.name for one in planned}:
             cells = [*dict.fromkeys(one.cell.name for one in planned)]
             if name.partition("/")[0] in cells:
-                raise ValueError(
-                    f"--only {name}: --seeds {arguments.seeds} gives it seed0 to seed{arguments.seeds - 1}"
-                )
+                raise ValueError(f"--only {name}: expected CELL/seedK, K below --seeds, which is {arguments.seeds}")
             raise ValueError(f"--only {name}: expected CELL/seedK of the cells {', '.join(cells)}")
     if arguments.only:
         return [one for one in planned if one.name in arguments.only]
@@ -190,9 +188,15 @@ def _submit(runs: list[Run], setting: Setting, *, at_once: int | None, dry_run: 
 
 def _shown(planned: list[Planned]) -> str:
     runs = unique_runs(planned)
-    lines = [f"{'finished' if run.finished else 'to run  '}  {as_typed(run.folder)}" for run in runs]
+    lines = [f"{_state(run):<26}{as_typed(run.folder)}" for run in runs]
     done = sum(run.finished for run in runs)
     return "\n".join([*lines, f"{len(planned)} cells with their seeds, {len(runs)} runs, {done} of them finished"])
+
+
+def _state(run: Run) -> str:
+    if not run.finished:
+        return "to run"
+    return "finished by other options" if run.otherwise else "finished"
 
 
 def _asks_for_gpu(setting: Setting) -> bool:

@@ -271,6 +271,8 @@ def test_a_report_with_other_options_says_so_and_gives_no_command(ablate):
     assert "Made by other options" not in report()
     ablate("--report-only", "--config", overlay)
     assert "**Made by other options than this report was asked with" in report()
+    _, said, _ = ablate("--plan", "--cells", "full", "--config", overlay)
+    assert said.count("finished by other options runs/ablations/synthetic/full/seed0/") == 2
     code, _, error = ablate("--slurm", "--cells", "full", "--config", overlay)
     assert code == 2
     assert error.startswith(
@@ -449,12 +451,12 @@ def test_a_plan_starts_nothing(ablate):
     code, said, _ = ablate("--plan", "--seeds", "2", "--only", "whole/seed1", "unseen/seed0")
     assert code == 0
     assert said.splitlines() == [
-        "to run    runs/ablations/synthetic/unseen/seed0/draw0/stage1",
-        "to run    runs/ablations/synthetic/unseen/seed0/draw0/stage2",
-        "to run    runs/ablations/synthetic/unseen/seed0/draw1/stage1",
-        "to run    runs/ablations/synthetic/unseen/seed0/draw1/stage2",
-        "to run    runs/ablations/synthetic/full/seed1/stage1",
-        "to run    runs/ablations/synthetic/whole/seed1/stage2",
+        "to run                    runs/ablations/synthetic/unseen/seed0/draw0/stage1",
+        "to run                    runs/ablations/synthetic/unseen/seed0/draw0/stage2",
+        "to run                    runs/ablations/synthetic/unseen/seed0/draw1/stage1",
+        "to run                    runs/ablations/synthetic/unseen/seed0/draw1/stage2",
+        "to run                    runs/ablations/synthetic/full/seed1/stage1",
+        "to run                    runs/ablations/synthetic/whole/seed1/stage2",
         "2 cells with their seeds, 6 runs, 0 of them finished",
     ]
     assert not Path("runs").exists()
@@ -464,7 +466,7 @@ def test_a_plan_starts_nothing(ablate):
     ("more", "said"),
     [
         (["--cells", "fool"], "--cells fool: the matrix has full, flat, whole, unseen"),
-        (["--only", "full/seed7"], "--only full/seed7: --seeds 1 gives it seed0 to seed0"),
+        (["--only", "full/seed7"], "--only full/seed7: expected CELL/seedK, K below --seeds, which is 1"),
         (["--only", "fool/seed0"], "--only fool/seed0: expected CELL/seedK of the cells full, flat, whole, unseen"),
         (["--dry-run"], "--dry-run prints the scripts of --slurm; --plan shows what would run here"),
         (["--plan", "--seed", "5"], "--seed is no option of ablate, nor of its runs, whose are like --trainer."),
